@@ -1,0 +1,95 @@
+"""Logits, loss and greedy continuations of the released shape, ours against the peer's.
+
+    PYTHONPATH=. peer/bin/python benchmarks/same_as_peer.py [--quick]
+
+The weights are random: two models of 134.8 M parameters, one as initialised and one with weights
+ten times as large, whose attention is far from uniform. They go from the peer to us through the
+hub's layout on disk. `peer` is described in benchmarks/README.md. Takes about a quarter of an hour
+and 4 GB; `--quick` does a tenth of the greedy tokens.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from perceiver.model.audio.symbolic import PerceiverSymbolicAudioModel
+from torch.nn.functional import cross_entropy
+
+from tinyperceiver import PRESETS, PerceiverAR
+from tinyperceiver.checkpoints import PEER_SPEEDS, peer_name
+
+HUB = {
+    "model_type": "perceiver-ar-symbolic-audio-model",
+    "is_decoder": True,
+    "architectures": ["PerceiverSymbolicAudioModel"],
+}
+EXTRA = {
+    "output_norm": True,
+    "output_bias": False,
+    "abs_pos_emb": False,
+    "activation_checkpointing": False,
+    "activation_offloading": False,
+    "max_heads_parallel": None,
+}
+# prompt length, first latents, new tokens, pads of the second row (None: one row)
+GREEDY = [(4096, 1, 200, None), (6140, 2048, 60, None), (300, 16, 60, 120)]
+
+
+def make_peer(folder: Path, scale: float) -> PerceiverSymbolicAudioModel:
+    """The peer with random weights, which `folder` then holds as the hub would."""
+    settings = vars(PRESETS["released"]) | EXTRA | {"init_scale": scale}
+    torch.manual_seed(0)
+    state = {}
+    for name, value in PerceiverAR(PRESETS["released"]).state_dict().items():
+        is_matrix = value.ndim == 2  # norms and the one bias are moved off their first values
+        scaled = value * (scale / 0.02) if is_matrix else value + 0.1 * torch.randn_like(value)
+        state["backend_model." + peer_name(name)] = scaled
+    state["backend_model." + PEER_SPEEDS] = 10_000.0 ** (-torch.arange(0, 96, 2) / 96)
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(HUB | {"model_config": settings}))
+    return PerceiverSymbolicAudioModel.from_pretrained(folder).eval()
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(2)
+    share = 10 if "--quick" in sys.argv else 1
+    failed = False
+    for scale in (0.02, 0.2):
+        with tempfile.TemporaryDirectory() as name:
+            peer = make_peer(Path(name), scale)
+            model = PerceiverAR.from_pretrained(name)
+        print(f"init_scale {scale}: {model.num_parameters:,} parameters")
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randint(0, 388, (1, 6145), generator=generator)
+        expected = peer(input_ids=tokens[:, :-1], prefix_len=4096).logits
+        logits = model(tokens[:, :-1], 4096)
+        target = tokens[0, -2048:]
+        losses = [cross_entropy(each[0], target).item() for each in (logits, expected)]
+        worst = (logits - expected).abs().max().item()
+        print(f"  logits: at most {worst:.1e} apart, of {expected.abs().max():.1f}")
+        print(f"  loss: {losses[0]:.6f} and {losses[1]:.6f}")
+        failed |= worst > 1e-4 or abs(losses[0] - losses[1]) > 1e-5
+        for n, latents, new, pads in GREEDY:
+            prompt = torch.randint(0, 388, (1 if pads is None else 2, n), generator=generator)
+            pad_mask = torch.zeros_like(prompt, dtype=torch.bool)
+            if pads is not None:
+                pad_mask[1, :pads] = True
+                prompt[pad_mask] = 388
+            options = {"max_new_tokens": new // share, "num_latents": latents, "do_sample": False}
+            expected = peer.generate(prompt, attention_mask=(~pad_mask).long(), **options)
+            output = model.generate(prompt, pad_mask=None if pads is None else pad_mask, **options)
+            same = bool((output == expected).all())
+            failed |= not same
+            distinct = len(set(output[0, n:].tolist()))
+            print(
+                f"  greedy, prompt {tuple(prompt.shape)}, {latents} latents, {pads or 0} pads: "
+                f"{new // share} tokens ({distinct} different) {'equal' if same else 'DIFFER'}"
+            )
+    sys.exit("not the same" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Where the golden answers lie, and the larger data that some tests can use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"  # answers of the library that trained the released model
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of larger data, if this machine has one."""
+    name = os.environ.get("TINYPERCEIVER_DATA")
+    if not name:
+        pytest.skip("needs the folder of larger data: set TINYPERCEIVER_DATA to its path")
+    folder = Path(name)
+    if not folder.is_dir():
+        pytest.fail(f"TINYPERCEIVER_DATA names {name!r}, which is not a folder")
+    return folder

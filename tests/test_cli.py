@@ -1,0 +1,443 @@
+"""The command line as its user meets it: files, exit codes, one line of error, nothing half-done."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pretty_midi
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+import tinyperceiver
+from tinyperceiver import audio, cli
+from tinyperceiver.checkpoints import from_pretrained
+from tinyperceiver.midi import read_midi
+from tinyperceiver.model import PerceiverAR
+from tinyperceiver.performance import encode_performance
+from tinyperceiver.tokenizer import decode_midi, encode_midi
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "small"
+HUB = str(GOLDEN / "hub")
+COMMANDS = ("generate", "render", "convert")
+
+
+def write_melody(path: Path, *pitches: int) -> Path:
+    midi = pretty_midi.PrettyMIDI()
+    piano = pretty_midi.Instrument(program=0)
+    for i, pitch in enumerate(pitches):
+        piano.notes.append(pretty_midi.Note(80, pitch, 0.25 * i, 0.25 * i + 0.2))
+    midi.instruments.append(piano)
+    midi.write(str(path))
+    return path
+
+
+def notes_of(path: Path) -> list[tuple]:
+    midi = read_midi(path)
+    return [
+        (note.pitch, note.velocity, round(note.start, 2), round(note.end, 2))
+        for instrument in midi.instruments
+        for note in instrument.notes
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The user's folder, with a prompt in it; commands run there."""
+    monkeypatch.chdir(tmp_path)
+    write_melody(tmp_path / "prompt.mid", 60, 64, 67, 72, 76)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def run_here(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tinyperceiver", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = exit_.value.code
+        if isinstance(code, str):  # what the interpreter makes of it on leaving
+            code, err = 1, err + code + "\n"
+        return code or 0, out, err
+
+    return run_here
+
+
+def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
+    """The same in a process of its own, as the installed script runs it."""
+    return subprocess.run(
+        [sys.executable, "-c", "from tinyperceiver.cli import main; main()", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+# Generate
+
+SEEDED = ("--max-new-tokens", 40, "--seed", 1, "--checkpoint", HUB)
+
+
+def test_generate_in_a_process_of_its_own(folder, run):
+    result = run_apart(
+        folder, "generate", "prompt.mid", "-o", "out.mid", "--wav", "out.wav", *SEEDED
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"out\.mid: [\d.]+ s, 40 new tokens, seed 1\n", result.stdout)
+    assert "40/40" in result.stderr  # the bar
+    with wave.open("out.wav") as file:
+        assert file.getframerate() == 44_100
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    assert np.abs(samples.astype(int)).max() > 10_000
+    # The same seed gives the same bytes, here and there.
+    code, _, _ = run("generate", "prompt.mid", "-o", "again.mid", "--wav", "again.wav", *SEEDED)
+    assert code == 0
+    assert Path("again.mid").read_bytes() == Path("out.mid").read_bytes()
+    assert Path("again.wav").read_bytes() == Path("out.wav").read_bytes()
+
+
+def test_generate_is_the_models_continuation(folder, run):
+    code, _, _ = run("generate", "prompt.mid", "-o", "out.mid", *SEEDED)
+    assert code == 0
+    tokens = encode_midi(read_midi("prompt.mid"))
+    output = from_pretrained(PerceiverAR, HUB).generate(
+        torch.tensor([tokens]),
+        max_new_tokens=40,
+        do_sample=True,
+        top_p=0.95,
+        generator=torch.Generator().manual_seed(1),
+    )[0]
+    decode_midi(output).write("expected.mid")
+    decode_midi(output[len(tokens) :]).write("expected-new.mid")
+    assert notes_of("out.mid") == notes_of("expected.mid")
+    assert Path("out.mid").read_bytes() == Path("expected.mid").read_bytes()
+    code, _, _ = run("generate", "prompt.mid", "-o", "new.mid", "--only-new", *SEEDED)
+    assert code == 0
+    assert Path("new.mid").read_bytes() == Path("expected-new.mid").read_bytes()
+    assert notes_of("new.mid") != notes_of("out.mid")
+
+
+def test_shipped_checkpoint_is_the_default(folder, run):
+    code, out, _ = run("generate", "prompt.mid", "-o", "out.mid", "--max-new-tokens", 30)
+    assert code == 0
+    opening = notes_of("prompt.mid")
+    assert [note[0] for note in notes_of("out.mid")][: len(opening)] == [n[0] for n in opening]
+    # The seed that it chose is printed, and gives the same again.
+    seed = re.search(r"seed (\d+)", out)[1]
+    again = ("again.mid", "--max-new-tokens", 30, "--seed", seed)
+    assert run("generate", "prompt.mid", "-o", *again)[0] == 0
+    assert Path("again.mid").read_bytes() == Path("out.mid").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--temperature", 0.2),
+        ("--top-k", 2),
+        ("--top-p", 0.1),
+        ("--num-latents", 8),
+        ("--prompt-tokens", 5),
+        ("--seed", 2),
+        ("--greedy",),
+    ],
+    ids=lambda options: options[0],
+)
+def test_every_option_reaches_the_music(folder, run, options):
+    assert run("generate", "prompt.mid", "-o", "plain.mid", *SEEDED)[0] == 0
+    code, out, err = run("generate", "prompt.mid", "-o", "out.mid", *SEEDED, *options)
+    assert code == 0, err
+    assert ("seed" not in out) == ("--greedy" in options)
+    assert Path("plain.mid").read_bytes() != Path("out.mid").read_bytes()
+
+
+def test_a_prompt_longer_than_the_window_is_continued_from_its_end(folder, run):
+    write_melody(folder / "long.mid", *range(40, 80))
+    tokens = encode_midi(read_midi("long.mid"))
+    assert len(tokens) > 96
+    code, _, err = run("generate", "long.mid", "-o", "new.mid", "--only-new", *SEEDED)
+    assert code == 0, err
+    output = from_pretrained(PerceiverAR, HUB).generate(
+        torch.tensor([tokens[-65:]]),
+        max_new_tokens=40,
+        do_sample=True,
+        top_p=0.95,
+        generator=torch.Generator().manual_seed(1),
+    )[0]
+    decode_midi(output[65:]).write("expected.mid")
+    assert Path("new.mid").read_bytes() == Path("expected.mid").read_bytes()
+    assert run("generate", "long.mid", "-o", "all.mid", *SEEDED)[0] == 0
+    decode_midi(tokens + output[65:].tolist()).write("expected.mid")  # nothing of it is lost
+    assert Path("all.mid").read_bytes() == Path("expected.mid").read_bytes()
+
+
+@pytest.mark.parametrize("option", [(), ("--only-new",)], ids=["all", "only-new"])
+def test_the_other_encoding_is_decoded_by_its_own_rules(folder, run, option):
+    torch.manual_seed(0)
+    config = replace(from_pretrained(PerceiverAR, HUB).config, vocab_size=390)
+    model = PerceiverAR(config).eval()
+    model.save_pretrained(folder / "clean")
+    arguments = ("--max-new-tokens", 60, "--seed", 4, "--checkpoint", folder / "clean", *option)
+    code, _, err = run("generate", "prompt.mid", "-o", "out.mid", *arguments)
+    assert code == 0, err
+    tokens = encode_performance(read_midi("prompt.mid"))
+    output = model.generate(
+        torch.tensor([tokens]),
+        max_new_tokens=60,
+        do_sample=True,
+        top_p=0.95,
+        generator=torch.Generator().manual_seed(4),
+    )[0].tolist()
+    decode_midi([389, *output[len(tokens) :]] if option else output).write("expected.mid")
+    assert notes_of("out.mid") == notes_of("expected.mid") != []
+
+
+# Render
+
+
+def test_render_writes_wav_and_mp3(folder, run):
+    for name, rate in (("a.wav", 44_100), ("a.mp3", 22_050), ("b.MP3", 22_050)):
+        code, out, err = run("render", "prompt.mid", "-o", name)
+        assert code == 0, err
+        assert re.fullmatch(rf"{name}: 1\.2 s of music, played by (fluid|tiny)\w+\n", out)
+        samples, found = soundfile.read(name)
+        assert found == rate
+        assert 1.2 < len(samples) / rate < 3
+        assert np.abs(samples).max() > 0.5
+    assert soundfile.info("a.mp3").format == "MP3"
+    assert run("render", "prompt.mid", "-o", "again.mp3")[0] == 0
+    assert Path("again.mp3").read_bytes() == Path("a.mp3").read_bytes()
+    font = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
+    assert run("render", "prompt.mid", "-o", "font.wav", "--soundfont", font)[0] == 0
+    assert Path("font.wav").read_bytes() == Path("a.wav").read_bytes()
+
+
+# Convert
+
+
+def test_convert_makes_what_checkpoint_takes(folder, run):
+    code, out, err = run("convert", GOLDEN / "training.ckpt", "-o", "released")
+    assert code == 0, err
+    model = from_pretrained(PerceiverAR, "./released")
+    assert out == f"released: {model.num_parameters:,} parameters\n"
+    for name, checkpoint in (("hub.mid", HUB), ("own.mid", "./released")):
+        assert (
+            run("generate", "prompt.mid", "-o", name, *SEEDED, "--checkpoint", checkpoint)[0] == 0
+        )
+    assert Path("own.mid").read_bytes() == Path("hub.mid").read_bytes()
+
+
+# Errors
+
+
+def make_files(folder: Path) -> None:
+    (folder / "text.mid").write_text("no music")
+    (folder / "text.sf2").write_text("no sound font")
+    write_melody(folder / "empty.mid")
+    (folder / "folder.mid").mkdir()
+    (folder / "half").mkdir()
+    (folder / "half" / "config.json").write_text("{}")
+
+
+GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "none.mid", "-o", "out.mid"), "'none.mid' cannot be read as MIDI"),
+        (("generate", "text.mid", "-o", "out.mid"), "'text.mid' cannot be read as MIDI"),
+        (("generate", "empty.mid", "-o", "out.mid"), "empty.mid has no notes to continue"),
+        (("generate", "prompt.mid", "-o", "out.txt"), "out.txt must end in .mid or .midi"),
+        (("generate", "prompt.mid", "-o", "folder.mid"), "folder.mid cannot be written"),
+        (("generate", "prompt.mid", "-o", "no/out.mid"), "no/out.mid cannot be written"),
+        ((*GENERATE, "--wav", "out.mp3"), "out.mp3 must end in .wav"),
+        ((*GENERATE, "--wav", "no/out.wav"), "no/out.wav cannot be written"),
+        ((*GENERATE, "--checkpoint", "./nothing"), "nothing is not a folder with a checkpoint"),
+        ((*GENERATE, "--checkpoint", "./half"), "describes no Perceiver AR"),
+        ((*GENERATE, "--revision", "main"), "is a folder: revision='main'"),
+        ((*GENERATE, "--temperature", -1), "temperature must be positive, not -1.0"),
+        ((*GENERATE, "--top-p", 1.5), "top_p must be in (0, 1], not 1.5"),
+        ((*GENERATE, "--top-k", 0), "top_k must be at least 1, not 0"),
+        ((*GENERATE, "--num-latents", 33), "num_latents must be in 1..32, not 33"),
+        (("render", "text.mid", "-o", "out.wav"), "'text.mid' cannot be read as MIDI"),
+        (("render", "prompt.mid", "-o", "out.ogg"), "out.ogg must end in .mp3 or .wav"),
+        (("render", "prompt.mid", "-o", "out.wav", "--soundfont", "none.sf2"), "no sound font at"),
+        (("render", "prompt.mid", "-o", "a.wav", "--soundfont", "text.sf2"), "is not a sound font"),
+        (("convert", "none.ckpt", "-o", "new"), "none.ckpt is neither a file nor an http(s)"),
+        (("convert", "text.mid", "-o", "new"), "text.mid can't be read"),
+        (
+            ("convert", GOLDEN / "training.ckpt", "-o", "new", "--sha256", "0" * 64),
+            "has the SHA-256",
+        ),
+    ],
+    ids=lambda value: " ".join(map(str, value))[-50:] if isinstance(value, tuple) else "",
+)
+def test_errors_are_one_line_and_leave_nothing(folder, run, arguments, message):
+    make_files(folder)
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("tinyperceiver: ") and message in err
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_errors_in_a_process_of_its_own(folder):
+    result = run_apart(folder, "render", "none.mid", "-o", "out.wav")
+    assert result.returncode == 1
+    assert re.fullmatch(r"tinyperceiver: 'none\.mid' cannot be read as MIDI: .*\n", result.stderr)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("compose",),
+        ("generate",),
+        ("generate", "prompt.mid"),
+        ("render", "prompt.mid"),
+        ("convert", "x.ckpt"),
+        (*GENERATE, "--max-new-tokens", "many"),
+        (*GENERATE, "--max-new-tokens", "0"),
+        (*GENERATE, "--prompt-tokens", "0"),
+        (*GENERATE, "--num-latents", "0"),
+        (*GENERATE, "--tempo", "3"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(folder, run, arguments):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert re.search(r"Usage: .*tinyperceiver", out + err)
+    assert "Traceback" not in err
+    assert not Path("out.mid").exists()
+
+
+def test_errors_of_several_lines_become_one(folder, run, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+
+    monkeypatch.setattr(PerceiverAR, "generate", fail)
+    code, _, err = run(*GENERATE)
+    assert code == 1
+    assert err.startswith("tinyperceiver: CUDA error") and err.count("\n") == 1
+
+
+def test_stopping_it_is_no_error_of_ours(folder, run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PerceiverAR, "generate", stop)
+    code, _, err = run(*GENERATE)
+    assert code == 130
+    assert "Traceback" not in err and not Path("out.mid").exists()
+
+
+# Files
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no synthesizer"), OSError("disk full")])
+@pytest.mark.parametrize("command", ["render", "generate"])
+def test_when_rendering_fails_what_was_there_stays(folder, run, monkeypatch, command, error):
+    def fail(*_, **__):
+        raise error
+
+    (folder / "out.wav").write_bytes(b"an older sound")
+    monkeypatch.setattr(audio, "render", fail)
+    monkeypatch.setattr(tinyperceiver, "render", fail)
+    if command == "render":
+        arguments = ("render", "prompt.mid", "-o", "out.wav")
+    else:
+        arguments = (*GENERATE, "--wav", "out.wav", "--max-new-tokens", 5)
+    code, _, err = run(*arguments)
+    assert code == 1 and f"tinyperceiver: {error}\n" in err
+    assert Path("out.wav").read_bytes() == b"an older sound"
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"out.mid"} == {"prompt.mid", "out.wav"}
+    if "out.mid" in names:  # made before the sound, and whole
+        assert notes_of("out.mid")
+
+
+@pytest.mark.parametrize("name", ["fdopen", "chmod", "replace"])
+def test_when_writing_fails_what_was_there_stays(folder, run, monkeypatch, name):
+    (folder / "out.wav").write_bytes(b"an older sound")
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(cli.os, name, fail)
+    code, _, err = run("render", "prompt.mid", "-o", "out.wav")
+    monkeypatch.undo()
+    assert code == 1 and "disk full" in err
+    assert (folder / "out.wav").read_bytes() == b"an older sound"
+    assert {path.name for path in folder.iterdir()} == {"prompt.mid", "out.wav"}
+
+
+def test_files_have_the_rights_that_files_have(folder, run):
+    before = os.umask(0o027)
+    try:
+        assert run("render", "prompt.mid", "-o", "out.wav")[0] == 0
+        assert stat.S_IMODE(Path("out.wav").stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+
+
+# Help
+
+
+def test_help_of_each_command_shows_an_example():
+    runner = CliRunner()
+    for command in COMMANDS:
+        result = runner.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+        assert result.exit_code == 0
+        text = re.sub(r"\x1b\[[\d;]*m", "", result.output)
+        example = re.search(rf"^\W*tinyperceiver {command} (\S.*)$", text, re.MULTILINE)
+        assert example and " -o " in example[1], text
+
+
+def test_help_lists_the_commands_and_explains_every_option():
+    runner = CliRunner()
+    for flag in ("--help", "-h"):
+        result = runner.invoke(cli.app, [flag])
+        assert result.exit_code == 0
+        assert all(command in result.output for command in COMMANDS)
+    import typer
+
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        for option in command.params:
+            assert option.name == "help" or option.help, f"{name} {option.name} has no help"
+
+
+def test_examples_of_the_help_can_be_parsed(monkeypatch):
+    """Every line that the help shows, up to the moment when the work would begin."""
+    import shlex
+
+    import typer
+
+    group, examples = typer.main.get_command(cli.app), []
+    for name, command in group.commands.items():
+        for line in re.findall(r"^\s*tinyperceiver (.*)$", command.help, re.MULTILINE):
+            first, *arguments = shlex.split(line)
+            assert first == name
+            assert command.make_context(name, arguments).params["output"] is not None
+            examples.append(line)
+    assert len(examples) >= 5
+
+
+def test_the_installed_script_is_main():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[project.scripts]\ntinyperceiver = "tinyperceiver.cli:main"' in text

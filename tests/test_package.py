@@ -1,0 +1,168 @@
+"""The package as a whole: light to import, documented, and in one order from top to bottom."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinyperceiver
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "tinyperceiver"
+ORDER = [
+    "midi",
+    "tokenizer",
+    "performance",
+    "rotary",
+    "attention",
+    "model",
+    "generation",
+    "checkpoints",
+    "pieces",
+    "audio",
+    "pipeline",
+    "cli",
+]
+HEAVY = {
+    "IPython",
+    "fluidsynth",
+    "huggingface_hub",
+    "matplotlib",
+    "mido",
+    "pretty_midi",
+    "soundfile",
+    "tinysoundfont",
+    "torch._dynamo",
+    "typer",
+}
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Names of the modules imported anywhere in it, relative ones with their dots."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            inside = name == "tinyperceiver"
+            found |= {f"{name}.{alias.name}" for alias in node.names} if inside else {name}
+    return found
+
+
+def test_import_is_light():
+    code = "import sys, tinyperceiver; print(*sys.modules, sep='\\n')"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    loaded = set(result.stdout.split("\n"))
+    assert {"torch", "tinyperceiver.pipeline", "numpy"} <= loaded
+    assert loaded & HEAVY == set()
+
+
+def test_modules_are_those_of_the_order():
+    found = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    later = {"data", "training", "studio"}  # named in the design, and allowed to come
+    assert set(ORDER) <= found and found - set(ORDER) <= later
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_modules_above_it(module):
+    above = {f"tinyperceiver.{name}" for name in ORDER[: ORDER.index(module)]}
+    if module == "cli":  # comes last, and uses the public names as any user does
+        above |= {f"tinyperceiver.{name}" for name in tinyperceiver.__all__}
+    inside = {name for name in imports_of(tree_of(module)) if name.startswith(("tinyp", "."))}
+    assert inside <= above
+
+
+def test_public_names_exist_are_sorted_and_documented():
+    names = tinyperceiver.__all__
+    assert len(set(names)) == len(names)
+    assert names == sorted(
+        names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
+    )
+    for name in names:
+        thing = getattr(tinyperceiver, name)
+        if callable(thing):
+            assert thing.__doc__ and thing.__doc__.strip(), name
+            assert name in importlib.import_module(thing.__module__).__all__, name
+        else:
+            assert name in ("PIECES", "PRESETS"), f"{name} is neither a class nor a function"
+
+
+def test_the_interface_is_whole():
+    """What the project promises to those who import it."""
+    promised = (
+        "encode_midi decode_midi read_midi MidiReadError encode_performance PerceiverConfig "
+        "PerceiverAR PRESETS convert_checkpoint pipeline render wav_bytes mp3_bytes play "
+        "piano_roll rotation_at apply_rotation MultiHeadAttention HybridAttention DecoderLayer"
+    )
+    assert set(promised.split()) <= set(tinyperceiver.__all__)
+    for method in ("generate", "from_pretrained", "save_pretrained"):
+        assert inspect.getdoc(getattr(tinyperceiver.PerceiverAR, method))
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """Public functions and classes, and public methods of those, without a docstring."""
+    found = []
+
+    def look(body: list[ast.stmt], owner: str) -> None:
+        for node in body:
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name[0] == "_":
+                continue
+            if ast.get_docstring(node) is None:
+                found.append(owner + node.name)
+            if isinstance(node, ast.ClassDef):
+                look(node.body, f"{owner}{node.name}.")
+
+    if ast.get_docstring(tree) is None:
+        found.append("the module")
+    look(tree.body, "")
+    return found
+
+
+def test_everything_public_has_a_docstring():
+    modules = [*ORDER, "__init__"]
+    assert {module: undocumented(tree_of(module)) for module in modules} == {
+        module: [] for module in modules
+    }
+
+
+def test_missing_docstrings_are_noticed():
+    source = '"""."""\ndef f(): pass\nclass A:\n    def g(self): pass\n    def _h(self): pass'
+    assert undocumented(ast.parse(source)) == ["f", "A", "A.g"]
+
+
+@pytest.mark.parametrize("module", [name for name in ORDER if name != "cli"])
+def test_what_a_module_says_it_exports_is_there(module):
+    loaded = importlib.import_module(f"tinyperceiver.{module}")
+    assert loaded.__all__
+    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
+
+
+def test_what_is_imported_is_declared():
+    """Whoever installs the package gets what it needs."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[$(.*?)^\]$", text, re.MULTILINE | re.DOTALL)[1]
+    declared = {name.lower() for name in re.findall(r'^\s*"([\w-]+)', listed, re.MULTILINE)}
+    imported = {name.split(".")[0] for module in ORDER for name in imports_of(tree_of(module))}
+    imported -= set(sys.stdlib_module_names) | {"tinyperceiver"}
+    imported.discard("mido")  # what pretty_midi reads with, and depends on
+    imported.discard("IPython")  # in a notebook, which has it
+    imported.discard("tinysoundfont")  # the fallback, installed by hand
+    assert {{"fluidsynth": "pyfluidsynth"}.get(name, name) for name in imported} <= declared

@@ -1,0 +1,240 @@
+"""Multi-head attention, its cache, and the two attention layers of Perceiver AR.
+
+Perceiver AR: Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765.
+Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per head,
+D = H * d channels; n = m + l. While decoding with a cache, n counts the keys that it holds.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from tinyperceiver.rotary import Rotation, apply_rotation
+
+__all__ = [
+    "CausalSelfAttention",
+    "HybridAttention",
+    "KVCache",
+    "MultiHeadAttention",
+    "attend",
+    "attention_formula",
+    "causal_mask",
+]
+
+
+def causal_mask(l: int, n: int, pad_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """True where the last l of n positions may look: query i at key j iff j <= i + (n - l).
+
+    (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look away from.
+    """
+    device = None if pad_mask is None else pad_mask.device
+    causal = torch.ones(l, n, dtype=torch.bool, device=device).tril(n - l)
+    if pad_mask is None:
+        return causal
+    # Without itself a query inside the padding would see nothing, and 0 / 0 would spread.
+    itself = torch.eye(n, dtype=torch.bool, device=device)[-l:]
+    return (causal & ~pad_mask[:, None, None, :]) | itself
+
+
+def attention_formula(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """softmax(Q K^T / sqrt(d)) V, as written (Vaswani et al. 2017, equation 1)."""
+    scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (B, H, l, n)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = nn.functional.dropout(scores.softmax(-1), dropout)
+    return weights.to(value.dtype) @ value  # (B, H, l, d)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    pad_mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Causal attention of the last l of n positions, by the fastest kernel there is.
+
+    query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
+    """
+    l, n = query.size(-2), key.size(-2)
+    # PyTorch's CPU kernel is slower in bfloat16 than the formula, 4 to 7 times for one query.
+    by_formula = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    mask, is_square = None, False
+    if pad_mask is not None:
+        mask = causal_mask(l, n, pad_mask)
+    elif l == 1:
+        pass  # the last position sees all keys, in whatever order a ring holds them
+    elif l == n and not by_formula:
+        is_square = True  # the only causal mask that all kernels know
+    elif query.is_cuda:
+        # Here, since this import takes as long as torch. CUDA's kernels never build this mask.
+        from torch.nn.attention.bias import causal_lower_right
+
+        mask = causal_lower_right(l, n)
+    else:
+        mask = causal_mask(l, n)
+    if by_formula:
+        return attention_formula(query, key, value, mask, dropout)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_square
+    )
+
+
+class KVCache:
+    """The keys and values of the last `capacity` positions, in a ring allocated once.
+
+    When the ring is full the newest position overwrites the oldest: nothing is moved, and a step
+    costs the same however many came before. The positions then stand in rotated order, which a
+    single query cannot notice, as its softmax is a sum over all of them.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.seen = 0  # positions ever appended
+        self.key = self.value = self.pad_mask = None
+
+    def append(
+        self, key: torch.Tensor, value: torch.Tensor, pad_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Add new positions, then return all that are held: key, value, and pad_mask or None.
+
+        key and value (B, H, new, d), pad_mask (B, new) -> views (B, H, held, d) and (B, held).
+        The first call may bring many positions and padding, every other call brings one.
+
+        Raises:
+            ValueError: more positions than the ring holds, or several after the first call.
+        """
+        B, H, new, d = key.shape
+        if new > self.capacity or (self.seen and new > 1):
+            raise ValueError(
+                f"{new} positions cannot be appended after {self.seen} to a ring of "
+                f"{self.capacity}: fill it once, then append one at a time"
+            )
+        if self.key is None:
+            self.key = key.new_empty(B, H, self.capacity, d)
+            self.value = value.new_empty(B, H, self.capacity, d)
+            if pad_mask is not None:
+                self.pad_mask = pad_mask.new_zeros(B, self.capacity)
+                self.pad_mask[:, :new] = pad_mask
+        elif self.pad_mask is not None:
+            self.pad_mask[:, self.seen % self.capacity] = False
+        start = self.seen % self.capacity
+        self.key[:, :, start : start + new] = key
+        self.value[:, :, start : start + new] = value
+        self.seen += new
+        held = min(self.seen, self.capacity)
+        pads = None if self.pad_mask is None else self.pad_mask[:, :held]
+        return self.key[:, :, :held], self.value[:, :, :held], pads
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), causal, aligned at the right.
+
+    Args:
+        num_channels: D, a multiple of `num_heads`.
+        num_heads: H; d = D / H is even when a rotation is used.
+        dropout: probability of dropping an attention weight in training.
+        output_bias: whether the output projection has a bias; the others never have one.
+    """
+
+    def __init__(
+        self, num_channels: int, num_heads: int, *, dropout: float = 0.0, output_bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(num_channels, num_channels, bias=False)
+        self.key = nn.Linear(num_channels, num_channels, bias=False)
+        self.value = nn.Linear(num_channels, num_channels, bias=False)
+        self.output = nn.Linear(num_channels, num_channels, bias=output_bias)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor,
+        *,
+        rotation: Rotation | None = None,
+        pad_mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Let the last l positions attend to all n: (B, l, D) -> (B, l, D).
+
+        Args:
+            x: what the queries are made of, (B, l, D).
+            context: what keys and values are made of, (B, n, D), the latents last.
+            rotation: of the n positions; None leaves queries and keys as they are.
+            pad_mask: True where `context` is padding, (B, n).
+            cache: of earlier positions, to which those of `context` are added.
+        """
+        B, l, D = x.shape
+        q = self._split_heads(self.query(x))  # (B, H, l, d)
+        k = self._split_heads(self.key(context))  # (B, H, n, d)
+        v = self._split_heads(self.value(context))  # (B, H, n, d)
+        if rotation is not None:
+            cos, sin = rotation
+            q = apply_rotation(q, (cos[:, -l:], sin[:, -l:]))
+            k = apply_rotation(k, rotation)
+        if cache is not None:
+            k, v, pad_mask = cache.append(k, v, pad_mask)
+        dropout = self.dropout if self.training else 0.0
+        heads = attend(q, k, v, pad_mask=pad_mask, dropout=dropout)  # (B, H, l, d)
+        return self.output(heads.transpose(1, 2).reshape(B, l, D))
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, n, d)
+
+
+class CausalSelfAttention(nn.Module):
+    """Pre-norm causal self-attention over the latents; arguments as `MultiHeadAttention`."""
+
+    def __init__(self, num_channels: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_channels)
+        self.attention = MultiHeadAttention(num_channels, num_heads, dropout=dropout)
+
+    def forward(
+        self, x: torch.Tensor, *, rotation: Rotation | None = None, cache: KVCache | None = None
+    ) -> torch.Tensor:
+        """Attend among the latents `x`, (B, l, D) -> (B, l, D)."""
+        x = self.norm(x)
+        return self.attention(x, x, rotation=rotation, cache=cache)
+
+
+class HybridAttention(nn.Module):
+    """Cross-attention to the prefix and causal self-attention over the latents, in one softmax.
+
+    Every latent sees the whole prefix, and the latents up to and including itself. Prefix and
+    latents have a norm each; arguments as `MultiHeadAttention`.
+    """
+
+    def __init__(self, num_channels: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_channels)
+        self.prefix_norm = nn.LayerNorm(num_channels)
+        self.attention = MultiHeadAttention(
+            num_channels, num_heads, dropout=dropout, output_bias=True
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        prefix: torch.Tensor,
+        *,
+        rotation: Rotation | None = None,
+        pad_mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Attend from the latents `x`, (B, l, D), to the prefix, (B, m, D), and among themselves.
+
+        rotation, pad_mask and cache are of all m + l positions. Returns (B, l, D).
+        """
+        x = self.norm(x)
+        context = torch.cat((self.prefix_norm(prefix), x), dim=1)  # (B, n, D)
+        return self.attention(x, context, rotation=rotation, pad_mask=pad_mask, cache=cache)

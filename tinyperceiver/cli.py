@@ -1,0 +1,213 @@
+"""The command line: `tinyperceiver generate | render | convert`."""
+
+import io
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="tinyperceiver",
+    help="Continue piano music with a Perceiver AR, and hear it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MidiFile = Annotated[Path, typer.Argument(help="A MIDI file.", show_default=False)]
+SoundFont = Annotated[
+    Path | None, typer.Option(help="Sound font to play with (.sf2).", show_default="General MIDI")
+]
+
+
+@app.command()
+def generate(
+    prompt: MidiFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="MIDI file to write.", show_default=False)
+    ],
+    wav: Annotated[Path | None, typer.Option(help="Write the sound to this file, too.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="'tiny', which is shipped; a folder; or a model id on the hub.")
+    ] = "tiny",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Length of the continuation. A second has about 37 tokens.")
+    ] = 512,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Continue from the first so many tokens of the prompt only."),
+    ] = None,
+    num_latents: Annotated[
+        int, typer.Option(min=1, help="How many of the prompt's last tokens are latents.")
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 plays safe, above 1 takes risks.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the likeliest tokens of this total probability.")
+    ] = 0.95,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Always take the likeliest token: no chance at all.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same music.", show_default="random")
+    ] = None,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")
+    ] = False,
+    soundfont: SoundFont = None,
+) -> None:
+    """Continue the piano performance in a MIDI file.
+
+    \b
+    tinyperceiver generate prompt.mid -o out.mid --wav out.wav --seed 1
+    tinyperceiver generate prompt.mid -o out.mid --temperature 0.9 --max-new-tokens 2000
+    tinyperceiver generate prompt.mid -o out.mid --checkpoint krasserm/perceiver-ar-sam-giant-midi
+    """
+    import torch
+
+    from tinyperceiver import PerceiverAR, decode_midi, read_midi
+    from tinyperceiver.pipeline import encode_prompt
+
+    _check_writable(output, {".mid", ".midi"})
+    if wav is not None:
+        _check_writable(wav, {".wav"})
+    midi = read_midi(prompt)
+    model = PerceiverAR.from_pretrained(checkpoint, revision)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokens = encode_prompt(model, midi)[:prompt_tokens]
+    if not tokens:
+        raise ValueError(f"{prompt} has no notes to continue")
+
+    # The model reads the end of a prompt that is longer than its window.
+    window = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
+    sampling = {}
+    if not greedy:
+        seed = secrets.randbelow(2**32) if seed is None else seed
+        generator = torch.Generator().manual_seed(seed)
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+        sampling |= {"top_k": top_k, "generator": generator}
+    output_tokens = model.generate(
+        torch.tensor([window]),
+        max_new_tokens=max_new_tokens,
+        num_latents=num_latents,
+        progress=True,
+        **sampling,
+    )
+    new = output_tokens[0, len(window) :].tolist()
+    music = decode_midi(new if only_new else tokens + new)
+    _write_midi(output, music)
+    if wav is not None:
+        _write_sound(wav, music, soundfont)
+    chance = "" if greedy else f", seed {seed}"
+    print(f"{output}: {music.get_end_time():.1f} s, {max_new_tokens} new tokens{chance}")
+
+
+@app.command()
+def render(
+    midi: MidiFile,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Sound file to write, .wav or .mp3.", show_default=False
+        ),
+    ],
+    soundfont: SoundFont = None,
+) -> None:
+    """Turn a MIDI file into sound.
+
+    \b
+    tinyperceiver render piece.mid -o piece.mp3
+    """
+    from tinyperceiver import read_midi, synthesizer
+
+    _check_writable(output, {".wav", ".mp3"})
+    music = read_midi(midi)
+    _write_sound(output, music, soundfont)
+    print(f"{output}: {music.get_end_time():.1f} s of music, played by {synthesizer()}")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A Lightning training checkpoint: path or http(s) address.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
+    ],
+    sha256: Annotated[str | None, typer.Option(help="The hash that the file must have.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload the result under this model id, too.")
+    ] = None,
+) -> None:
+    """Convert a training checkpoint of perceiver-io into a folder that --checkpoint takes.
+
+    \b
+    tinyperceiver convert "epoch=027-val_loss=1.944.ckpt" -o released
+    """
+    from tinyperceiver import convert_checkpoint
+
+    model = convert_checkpoint(output, checkpoint, push_to_hub or False, sha256=sha256)
+    print(f"{output}: {model.num_parameters:,} parameters")
+
+
+def _check_writable(path: Path, endings: set[str]) -> None:
+    """Before the work, not after it."""
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{path} must end in {' or '.join(sorted(endings))}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: its folder must exist, and not be a file's")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: no permission for {path.parent}")
+
+
+def _write_midi(path: Path, music) -> None:
+    buffer = io.BytesIO()
+    music.write(buffer)
+    _write_whole(path, buffer.getvalue())
+
+
+def _write_sound(path: Path, music, soundfont: Path | None) -> None:
+    from tinyperceiver import mp3_bytes, render, wav_bytes
+
+    if path.suffix.lower() == ".mp3":
+        data = mp3_bytes(render(music, 22_050, soundfont))
+    else:
+        data = wav_bytes(render(music, soundfont=soundfont))
+    _write_whole(path, data)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file or leave what was there: no one finds half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line, and exit with 1."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"tinyperceiver: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

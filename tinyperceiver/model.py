@@ -1,0 +1,264 @@
+"""Perceiver AR for tokens (Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765).
+
+Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per head,
+D = H * d channels, V vocabulary; n = m + l.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tinyperceiver.attention import CausalSelfAttention, HybridAttention, KVCache
+from tinyperceiver.rotary import Rotation, rotation_at
+
+__all__ = ["PRESETS", "DecoderCache", "DecoderLayer", "PerceiverAR", "PerceiverConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceiverConfig:
+    """The shape of a Perceiver AR. Field names are those of the published configuration.
+
+    Attributes:
+        vocab_size: V, number of token ids.
+        max_seq_len: longest window n, in tokens.
+        max_latents: most latents l, in tokens; the rest of the window is prefix.
+        num_channels: D.
+        num_heads: H.
+        num_self_attention_layers: layers after the hybrid layer.
+        num_self_attention_rotary_layers: how many of those, from the first, rotate queries and
+            keys; -1 for all. The hybrid layer always does.
+        cross_attention_widening_factor: width of the hybrid layer's MLP, in units of D.
+        self_attention_widening_factor: width of the other MLPs, in units of D.
+        cross_attention_dropout: share of the prefix left out of each training step.
+        post_attention_dropout: dropout of attention weights.
+        residual_dropout: dropout of what a layer adds to its input.
+        init_scale: standard deviation of the initial linear and embedding weights.
+
+    Raises:
+        ValueError: a field is out of range, named with its value.
+    """
+
+    vocab_size: int = 389
+    max_seq_len: int = 6144
+    max_latents: int = 2048
+    num_channels: int = 768
+    num_heads: int = 8
+    num_self_attention_layers: int = 18
+    num_self_attention_rotary_layers: int = 1
+    cross_attention_widening_factor: int = 4
+    self_attention_widening_factor: int = 4
+    cross_attention_dropout: float = 0.1
+    post_attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    init_scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        least = {"num_self_attention_layers": 0, "num_self_attention_rotary_layers": -1}
+        for name, value in vars(self).items():
+            if name.endswith("dropout"):
+                if not 0 <= value < 1:
+                    raise ValueError(f"{name} must be at least 0 and less than 1, not {value!r}")
+            elif name == "init_scale":
+                if not value > 0:
+                    raise ValueError(f"init_scale must be positive, not {value!r}")
+            elif not isinstance(value, int) or value < least.get(name, 1):
+                raise ValueError(
+                    f"{name} must be an integer >= {least.get(name, 1)}, not {value!r}"
+                )
+        if self.max_latents > self.max_seq_len:
+            raise ValueError(
+                f"max_latents ({self.max_latents}) must not exceed max_seq_len ({self.max_seq_len})"
+            )
+        if self.num_channels % (2 * self.num_heads):
+            raise ValueError(
+                f"num_channels ({self.num_channels}) must be an even multiple of "
+                f"num_heads ({self.num_heads}): the rotation turns pairs of channels"
+            )
+
+    @property
+    def max_prefix_len(self) -> int:
+        """Longest prefix m, in tokens."""
+        return self.max_seq_len - self.max_latents
+
+
+# Name -> shape. Parameters: released 134,840,832; tiny 3,250,688.
+PRESETS = {
+    "released": PerceiverConfig(),
+    "tiny": PerceiverConfig(
+        max_seq_len=1024,
+        max_latents=512,
+        num_channels=256,
+        num_heads=4,
+        num_self_attention_layers=3,
+        cross_attention_dropout=0.0,
+        post_attention_dropout=0.0,
+        residual_dropout=0.0,
+    ),
+}
+
+
+class MLP(nn.Sequential):
+    """Pre-norm, then `widening_factor` * D channels between two products: (B, l, D) -> same."""
+
+    def __init__(self, num_channels: int, widening_factor: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_channels)
+        self.up = nn.Linear(num_channels, widening_factor * num_channels, bias=False)
+        self.gelu = nn.GELU()
+        self.down = nn.Linear(widening_factor * num_channels, num_channels, bias=False)
+
+
+class DecoderLayer(nn.Module):
+    """An attention layer, hybrid or not, and an MLP; each adds to its input, less a dropout."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = attention
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """(B, l, D) -> (B, l, D); further arguments go to the attention layer."""
+        x = x + self.dropout(self.attention(x, *args, **kwargs))
+        return x + self.dropout(self.mlp(x))
+
+
+@dataclass
+class DecoderCache:
+    """What decoding keeps between steps: made by `PerceiverAR.make_cache`, filled by the model."""
+
+    hybrid: KVCache
+    layers: list[KVCache]
+    next_position: torch.Tensor | int = 0  # (B or 1, 1), in tokens, pads not counted
+
+
+class PerceiverAR(nn.Module):
+    """A decoder whose first layer reads n tokens and whose other layers see only the last l."""
+
+    def __init__(self, config: PerceiverConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, H = config.num_channels, config.num_heads
+        dropout = config.post_attention_dropout
+        self.embedding = nn.Embedding(config.vocab_size, D)
+        self.hybrid_layer = DecoderLayer(
+            HybridAttention(D, H, dropout=dropout),
+            MLP(D, config.cross_attention_widening_factor),
+            dropout=config.residual_dropout,
+        )
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                CausalSelfAttention(D, H, dropout=dropout),
+                MLP(D, config.self_attention_widening_factor),
+                dropout=config.residual_dropout,
+            )
+            for _ in range(config.num_self_attention_layers)
+        )
+        self.norm = nn.LayerNorm(D)
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.init_scale)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained values; the output reuses the embedding and adds none."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def make_cache(self, max_len: int | None = None) -> DecoderCache:
+        """An empty cache for one run of decoding, of `max_len` tokens at most if that is known."""
+        config = self.config
+        longest = max_len or config.max_seq_len
+        return DecoderCache(
+            KVCache(min(config.max_seq_len, longest)),
+            [KVCache(min(config.max_latents, longest)) for _ in self.layers],
+        )
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        prefix_len: int,
+        pad_mask: torch.Tensor | None = None,
+        *,
+        cache: DecoderCache | None = None,
+    ) -> torch.Tensor:
+        """Logits of the token after each latent.
+
+        Args:
+            tokens: token ids, (B, n), any integer dtype.
+            prefix_len: m; the last l = n - m tokens are the latents.
+            pad_mask: True at padding, (B, n). Padding stands on the left, in the prefix: only
+                the hybrid layer can look away from it.
+            cache: from `make_cache`, to decode token by token: first with the whole prompt, then
+                with one token a call (prefix_len 0), whose logits are those of the window so far.
+
+        Returns:
+            (B, l, V).
+
+        Raises:
+            ValueError: prefix_len, the number of latents or the window is out of range.
+        """
+        n = tokens.size(1)
+        self._check_window(n, prefix_len)
+        if pad_mask is None:
+            first = torch.zeros(1, 1, dtype=torch.long, device=tokens.device)
+        else:
+            first = -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
+        if cache is not None:
+            first = first + cache.next_position
+            cache.next_position = first + n
+        position = first + torch.arange(n, device=tokens.device)  # (B or 1, n)
+        rotation = rotation_at(
+            position.clamp(min=0), self.config.num_channels // self.config.num_heads
+        )
+        latent_rotation = tuple(part[:, prefix_len:] for part in rotation)
+
+        x = self.embedding(tokens.int())  # (B, n, D)
+        prefix, x = x[:, :prefix_len], x[:, prefix_len:]  # (B, m, D), (B, l, D)
+        if self.training and prefix_len:
+            prefix, rotation, pad_mask = self._drop_from_prefix(prefix, rotation, pad_mask)
+
+        ring = cache.hybrid if cache else None
+        x = self.hybrid_layer(x, prefix, rotation=rotation, pad_mask=pad_mask, cache=ring)
+        num_rotary = self.config.num_self_attention_rotary_layers
+        for i, layer in enumerate(self.layers):
+            ring = cache.layers[i] if cache else None
+            is_rotary = i < num_rotary or num_rotary == -1
+            x = layer(x, rotation=latent_rotation if is_rotary else None, cache=ring)
+        return self.norm(x) @ self.embedding.weight.T  # (B, l, V)
+
+    def _check_window(self, n: int, prefix_len: int) -> None:
+        config, num_latents = self.config, n - prefix_len
+        if not 0 <= prefix_len < n:
+            raise ValueError(f"prefix_len must be in 0..{n - 1} for {n} tokens, not {prefix_len}")
+        if num_latents > config.max_latents or prefix_len > config.max_prefix_len:
+            raise ValueError(
+                f"{n} tokens with prefix_len {prefix_len} leave {num_latents} latents; this model "
+                f"takes at most {config.max_prefix_len} prefix tokens and {config.max_latents} "
+                f"latents"
+            )
+
+    def _drop_from_prefix(
+        self, prefix: torch.Tensor, rotation: Rotation, pad_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Rotation, torch.Tensor | None]:
+        """Leave out a random part of each row's prefix; what stays keeps its position."""
+        B, m, _ = prefix.shape
+        num_kept = m - int(m * self.config.cross_attention_dropout)
+        if num_kept == m:
+            return prefix, rotation, pad_mask
+        kept = torch.rand(B, m, device=prefix.device).argsort(dim=1)[:, :num_kept].sort().values
+        row = torch.arange(B, device=prefix.device)[:, None]
+
+        def shorten(part: torch.Tensor) -> torch.Tensor:  # (B or 1, n, ...) -> (B, kept + l, ...)
+            part = part.expand(B, *part.shape[1:])
+            return torch.cat((part[row, kept], part[:, m:]), dim=1)
+
+        return (
+            prefix[row, kept],
+            (shorten(rotation[0]), shorten(rotation[1])),
+            None if pad_mask is None else shorten(pad_mask),
+        )

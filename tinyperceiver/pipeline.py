@@ -1,0 +1,115 @@
+"""A prompt in, music out: the pipeline of the released model's card."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tinyperceiver.audio import render as render_midi
+from tinyperceiver.audio import wav_bytes
+from tinyperceiver.checkpoints import from_pretrained
+from tinyperceiver.model import PerceiverAR
+from tinyperceiver.performance import encode_performance
+from tinyperceiver.tokenizer import PERFORMANCE, decode_midi, encode_midi
+
+if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
+__all__ = ["SymbolicAudioPipeline", "encode_prompt", "pipeline"]
+
+TASK = "symbolic-audio-generation"
+
+
+def pipeline(task: str, model: str | PerceiverAR, **kwargs) -> "SymbolicAudioPipeline":
+    """The pipeline that does `task`, as the Transformers library's function of this name.
+
+    Args:
+        task: "symbolic-audio-generation".
+        model: a model, or what `PerceiverAR.from_pretrained` takes.
+        kwargs: further arguments of `PerceiverAR.from_pretrained`, such as `revision` or `device`.
+
+    Raises:
+        ValueError: another task, or arguments for loading a model that is already loaded.
+        CheckpointError: the model cannot be loaded.
+    """
+    if task != TASK:
+        raise ValueError(f"no pipeline does {task!r}: the only task is {TASK!r}")
+    if isinstance(model, PerceiverAR):
+        if kwargs:
+            raise ValueError(f"{', '.join(kwargs)}: only for a model that is loaded by its name")
+        return SymbolicAudioPipeline(model)
+    return SymbolicAudioPipeline(from_pretrained(PerceiverAR, model, **kwargs))
+
+
+def encode_prompt(model: PerceiverAR, midi: "PrettyMIDI") -> list[int]:
+    """Tokens of a performance in the encoding that the model was trained on.
+
+    That is `encode_performance` if id 389 is in the model's vocabulary, else `encode_midi`.
+    """
+    knows_performance = model.config.vocab_size > PERFORMANCE
+    return encode_performance(midi) if knows_performance else encode_midi(midi)
+
+
+class SymbolicAudioPipeline:
+    """Continues performances: encodes the prompt, generates, decodes, and renders if asked to."""
+
+    def __init__(self, model: PerceiverAR) -> None:
+        self.model = model
+
+    def __call__(
+        self,
+        prompts: "PrettyMIDI | list[PrettyMIDI]",
+        *,
+        max_prompt_length: int | None = None,
+        return_full_audio: bool = True,
+        return_type: str = "audio",
+        render: bool = False,
+        sf2_path: str | None = None,
+        **generate_kwargs,
+    ) -> dict | list[dict]:
+        """Continue one prompt, or each of a list.
+
+        Args:
+            prompts: performances.
+            max_prompt_length: keep only so many tokens of a prompt, from its beginning (as the
+                released model's library does; shorten the performance itself to keep its end).
+            return_full_audio: whether the prompt is part of what is returned.
+            return_type: "audio" or "tensors" (an enum member of that name will do).
+            render: return sound instead of MIDI.
+            sf2_path: the soundfont to render with; by default the one of `render`.
+            generate_kwargs: arguments of `PerceiverAR.generate`.
+
+        Returns:
+            For each prompt a dict with one entry: `generated_audio_midi`, a PrettyMIDI; with
+            `render`, `generated_audio_wav`, the bytes of a WAV file; with return_type "tensors",
+            `generated_token_ids`, a list. A list of dicts for a list of prompts.
+
+        Raises:
+            ValueError: an argument that cannot be honoured.
+        """
+        kind = str(getattr(return_type, "name", return_type)).lower()
+        if kind not in ("audio", "tensors"):
+            raise ValueError(f"return_type must be 'audio' or 'tensors', not {return_type!r}")
+        if kind == "tensors" and render:
+            raise ValueError("render=True makes sound: it does not go with return_type='tensors'")
+        if sf2_path is not None and not render:
+            raise ValueError("sf2_path has no effect without render=True")
+        if max_prompt_length is not None and max_prompt_length < 1:
+            raise ValueError(f"max_prompt_length must be at least 1, not {max_prompt_length}")
+
+        def continue_one(prompt: "PrettyMIDI") -> dict:
+            tokens = encode_prompt(self.model, prompt)[:max_prompt_length]
+            output = self.model.generate(torch.tensor([tokens]).long(), **generate_kwargs)
+            output = output[0].tolist()
+            if not return_full_audio:
+                opening = tokens[:1] if tokens[:1] == [PERFORMANCE] else []
+                output = opening + output[len(tokens) :]
+            if kind == "tensors":
+                return {"generated_token_ids": output}
+            midi = decode_midi(output)
+            if render:
+                return {"generated_audio_wav": wav_bytes(render_midi(midi, soundfont=sf2_path))}
+            return {"generated_audio_midi": midi}
+
+        if isinstance(prompts, list):
+            return [continue_one(prompt) for prompt in prompts]
+        return continue_one(prompts)

@@ -1,0 +1,50 @@
+"""Rotary position embedding (Su et al. 2021, section 3.2, https://arxiv.org/abs/2104.09864).
+
+Axis letters, here and in every file: B batch, n tokens in the window, m prefix, l latents,
+H heads, d channels per head, D = H * d channels, V vocabulary; n = m + l.
+"""
+
+import torch
+
+__all__ = ["Rotation", "apply_rotation", "rotation_at"]
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each (B or 1, n, d / 2)
+
+
+def rotation_at(positions: torch.Tensor, head_dim: int, *, base: float = 10_000.0) -> Rotation:
+    """Cosines and sines of the angles by which the channel pairs turn at `positions`.
+
+    Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a token,
+    the last by about 1 / base.
+
+    Args:
+        positions: integer positions in tokens, (B or 1, n).
+        head_dim: channels of one head, d; even.
+        base: sets the slowest turning speed.
+
+    Returns:
+        (cos, sin), float32, each (B or 1, n, d / 2).
+    """
+    pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    speed = base ** (-pair / head_dim)  # (d / 2), radians per token
+    # The released model holds its speeds in float32. Positions grow without end while music is
+    # generated, so the product needs more digits: in float32 it is off by 0.1 rad at a million.
+    wide = torch.float32 if positions.device.type == "mps" else torch.float64
+    angle = positions.to(wide)[..., None] * speed.to(wide)  # (B, n, d / 2)
+    return angle.cos().float(), angle.sin().float()
+
+
+def apply_rotation(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Turn the channel pairs (0, 1), (2, 3), ... of queries or keys.
+
+    Args:
+        x: queries or keys, (B, H, n, d).
+        rotation: what `rotation_at` gave for the same n positions.
+
+    Returns:
+        The turned `x`, same shape and dtype.
+    """
+    cos, sin = (part[:, None] for part in rotation)  # (B, 1, n, d / 2): alike in every head
+    even, odd = x[..., 0::2], x[..., 1::2]  # (B, H, n, d / 2)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).type_as(x)  # (B, H, n, d)

@@ -1,0 +1,256 @@
+"""Piano performances as token ids, and back.
+
+The vocabulary (Oore et al. 2018, section 3.1; Huang et al. 2019, appendix A.2):
+
+    0-127    note on, by MIDI pitch
+    128-255  note off, by MIDI pitch
+    256-355  time shift of 10 ms ... 1 s
+    356-387  velocity of the notes to come, in 32 bins of 4
+    388      padding, no event
+    389      performance encoding: opens a sequence of `encode_performance`, never of `encode_midi`
+
+Two encoders share it. `encode_midi` does exactly what was done to the data of the released model,
+its quirks included; `encode_performance` does what the papers describe, for models trained anew.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from pretty_midi import Instrument, PrettyMIDI
+
+__all__ = ["decode_midi", "encode_midi"]
+
+NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = 0, 128, 256, 356  # first id of each kind of event
+NUM_EVENTS = 388
+PAD = 388
+PERFORMANCE = 389
+STEPS_PER_SECOND = 100
+VELOCITY_BIN = 4
+SUSTAIN_PEDAL, PEDAL_DOWN = 64, 64  # controller number; least value that is down
+
+MAX_SECONDS = 1_000_000
+MAX_NOTES = 4_000_000  # duplicates by the pedal included
+
+log = logging.getLogger(__name__)
+
+
+def encode_midi(midi: "PrettyMIDI") -> list[int]:
+    """Tokens of a performance, exactly as the released model was trained on them.
+
+    Quirks that the model has learnt, and that a cleaner encoder would take from it: a velocity
+    token stands before nearly every note; time shifts round the gaps between events, so that
+    errors add up; notes after the last pedal are dropped, and notes of a pedal after which
+    nothing starts come again with the next one.
+
+    Args:
+        midi: any number of instruments, all merged, drums too; left as it is.
+
+    Returns:
+        Token ids 0 ... 387.
+
+    Raises:
+        ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ... 127, a time
+            that is negative or without end), or pedals that repeat the notes without bound.
+    """
+    start, end, pitch, velocity = merge(_hold_by_released_pedal(i) for i in midi.instruments)
+    by_start = np.argsort(start, kind="stable")
+    time = np.stack((start, end), axis=1)[by_start].ravel()  # on, off, on, off, ...
+    by_time = np.argsort(time, kind="stable")
+    note, is_off = by_start[by_time >> 1], (by_time & 1).astype(bool)
+
+    gap = np.diff(time[by_time], prepend=0.0)
+    steps = np.rint(gap * STEPS_PER_SECOND).astype(np.int64)  # half to even, as round() does
+    velocity = velocity[note].astype(np.int64)
+    previous = np.concatenate(([0], np.where(is_off, -1, velocity)))[:-1]  # -1 is never equal
+    has_velocity = ~is_off & (velocity // VELOCITY_BIN != previous)  # a bin, and a raw velocity!
+    return write_tokens(steps, is_off, pitch[note], velocity, has_velocity)
+
+
+def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyMIDI":
+    """The performance that tokens describe: one piano, without pedal.
+
+    What `encode_midi` or a model trained on it wrote is read as the released model's library reads
+    it: velocity is 4 times the bin, and 0 before the first velocity token; a note-off leaves its
+    note-on standing, for another note-off to end again. After a first token 389, what
+    `encode_performance` wrote is read by cleaner rules: velocity is the middle of the bin, and a
+    note-off ends its note. Either way notes without end or length vanish, and note-offs without a
+    note are skipped and counted in the log.
+
+    Args:
+        tokens: ids 0 ... 387, (n,), of any integer type; the first may be 389.
+
+    Returns:
+        A `pretty_midi.PrettyMIDI` with one instrument, its notes sorted by start.
+
+    Raises:
+        ValueError: a token is not a MIDI event (named with its place), or the shape or type is not
+            that of token ids.
+    """
+    from pretty_midi import Instrument, Note, PrettyMIDI
+
+    ids = _check_tokens(tokens)
+    by_paper = ids[:1] == [PERFORMANCE]
+    middle = VELOCITY_BIN // 2 if by_paper else 0
+    notes, struck, time, velocity, unmatched = [], {}, 0.0, 0, 0
+    for token in ids[by_paper:]:
+        if token < NOTE_OFF:
+            struck[token] = time, velocity
+        elif token < TIME_SHIFT:
+            pitch = token - NOTE_OFF
+            if pitch not in struck:
+                unmatched += 1
+                continue
+            start, loudness = struck.pop(pitch) if by_paper else struck[pitch]
+            if time > start:
+                notes.append(Note(loudness, pitch, start, time))
+        elif token < VELOCITY:
+            time += (token - TIME_SHIFT + 1) / STEPS_PER_SECOND
+            if by_paper:
+                time = round(time, 2)  # stay on the grid
+        else:
+            velocity = VELOCITY_BIN * (token - VELOCITY) + middle
+    if unmatched:
+        log.info("skipped %d note-offs without a note-on", unmatched)
+    piano = Instrument(program=1)
+    piano.notes = sorted(notes, key=lambda note: note.start)
+    midi = PrettyMIDI()
+    midi.instruments.append(piano)
+    return midi
+
+
+def _check_tokens(tokens) -> list[int]:
+    if hasattr(tokens, "cpu"):
+        tokens = tokens.cpu()  # a tensor on an accelerator
+    ids = np.asarray(tokens)
+    if ids.size == 0:
+        return []
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"tokens must be integers in one dimension, not {ids.dtype} of shape {ids.shape}; "
+            f"decode the rows of a batch one by one"
+        )
+    wrong = (ids < 0) | (ids >= NUM_EVENTS)
+    wrong[0] &= ids[0] != PERFORMANCE
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"token {ids[place]} at place {place} is not a MIDI event: those are "
+            f"0 ... {NUM_EVENTS - 1} ({PAD} is padding)"
+        )
+    return ids.tolist()
+
+
+# Start and end in seconds, pitch, velocity of n notes: (n,) each.
+Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def merge(instruments: Iterable[Notes]) -> Notes:
+    """The notes of all instruments, one after the other."""
+    nothing = (np.empty(0), np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8))
+    return tuple(np.concatenate(parts) for parts in zip(nothing, *instruments, strict=True))
+
+
+def write_tokens(
+    steps: np.ndarray,
+    is_off: np.ndarray,
+    pitch: np.ndarray,
+    velocity: np.ndarray,
+    has_velocity: np.ndarray,
+) -> list[int]:
+    """Tokens of events in order: time shifts over `steps`, the velocity if it has one, the key."""
+    seconds, rest = np.divmod(steps, STEPS_PER_SECOND)
+    after = np.cumsum(seconds + (rest > 0) + has_velocity + 1)  # place after each event's tokens
+    tokens = np.full(after[-1] if len(after) else 0, TIME_SHIFT + STEPS_PER_SECOND - 1)
+    tokens[after - 1] = pitch + np.where(is_off, NOTE_OFF, NOTE_ON)
+    tokens[(after - 2)[has_velocity]] = VELOCITY + velocity[has_velocity] // VELOCITY_BIN
+    has_rest = rest > 0
+    tokens[(after - 2 - has_velocity)[has_rest]] = TIME_SHIFT - 1 + rest[has_rest]
+    return tokens.tolist()
+
+
+def _hold_by_released_pedal(instrument: "Instrument") -> Notes:
+    """Notes lengthened by the sustain pedal as in the released model's training data.
+
+    The pedals are gone through in turn, and for each the notes as listed, from where the pedal
+    before it stopped. A pedal stops at the first note that starts after its end, and then holds
+    those that started within it: each to the next start of its pitch, else to the pedal's end. A
+    pedal that finds no such note holds nothing, and leaves its notes to be gone through again. The
+    notes after the last stop are dropped.
+    """
+    start, end, pitch, velocity = notes = read_notes(instrument)
+    pedals = _released_pedals(instrument)
+    if not (len(start) and len(pedals)):
+        return notes
+    down, up = pedals.T
+    reach = np.searchsorted(np.maximum.accumulate(start), up, side="right")
+    stops = reach < len(start)
+    upto = np.maximum.accumulate(np.where(stops, reach, 0))
+    first = np.concatenate(([0], upto[:-1]))
+    visits = np.where(stops, upto, len(start)) - first  # how many notes each pedal goes through
+    if (total := int(visits.sum())) > MAX_NOTES:
+        raise ValueError(f"the pedals repeat {len(start)} notes up to {total:,} times; not music")
+    pedal = np.repeat(np.arange(len(pedals)), visits)
+    note = np.arange(total) - np.repeat(np.cumsum(visits) - visits - first, visits)
+
+    is_within = start[note] >= down[pedal]
+    held = np.flatnonzero(is_within & stops[pedal])
+    held = held[np.argsort(pitch[note[held]], kind="stable")]  # by pitch, then as listed
+    note_held, by = note[held], pedal[held]
+    key = pitch[note_held]
+    again = np.flatnonzero((key[1:] == key[:-1]) & (by[1:] == by[:-1]))
+    end[note_held] = np.maximum(up[by], end[note_held])
+    end[note_held[again]] = start[note_held[again + 1]]
+
+    note = np.concatenate((note[~is_within], note[is_within]))
+    return start[note], end[note], pitch[note], velocity[note]
+
+
+def _released_pedals(instrument: "Instrument") -> np.ndarray:
+    """Down and up of each pedal in seconds, (p, 2), from the events as listed."""
+    pedals, down = [], None
+    for change in instrument.control_changes:
+        if change.number != SUSTAIN_PEDAL:
+            continue
+        if change.value >= PEDAL_DOWN:
+            down = change.time if down is None else down
+        elif down is not None:
+            pedals.append([down, change.time])
+            down = None
+        elif pedals:
+            pedals[-1][1] = change.time
+    pedals = np.array(pedals, dtype=np.float64).reshape(-1, 2)
+    if not (np.abs(pedals) <= MAX_SECONDS).all():
+        raise ValueError(f"a pedal's time is not a number of at most {MAX_SECONDS:,} seconds")
+    return pedals
+
+
+def read_notes(instrument: "Instrument") -> Notes:
+    """The notes of an instrument as listed, if all are MIDI; else a ValueError."""
+    notes = instrument.notes
+    try:
+        start = np.fromiter([note.start for note in notes], np.float64, len(notes))
+        end = np.fromiter([note.end for note in notes], np.float64, len(notes))
+        pitch = np.frombuffer(bytes([note.pitch for note in notes]), np.uint8)
+        velocity = np.frombuffer(bytes([note.velocity for note in notes]), np.uint8)
+    except (TypeError, ValueError) as error:  # bytes() takes integers 0 ... 255 alone
+        raise ValueError(
+            f"a note's pitch and velocity must be integers 0 ... 127: {error}"
+        ) from error
+    for name, values, limit in (
+        ("start", start, MAX_SECONDS),
+        ("end", end, MAX_SECONDS),
+        ("pitch", pitch, 127),
+        ("velocity", velocity, 127),
+    ):
+        # The comparison is false for NaN too.
+        if not (values.min(initial=0) >= 0 and values.max(initial=0) <= limit):
+            place = int((~((values >= 0) & (values <= limit))).argmax())
+            raise ValueError(
+                f"note {place} is not MIDI: its {name} is {values[place]}, not in 0 ... {limit:,}"
+            )
+    return start, end, pitch, velocity
