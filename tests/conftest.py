@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The models here are tiny: on a busy machine, threads would wait for one another for minutes.
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"  # answers of the library that trained the released model
 

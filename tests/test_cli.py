@@ -1,4 +1,4 @@
-"""The command line as its user meets it: files, exit codes, one line of error, nothing half-done."""
+"""The command line as its user meets it: files, exit codes, errors of one line."""
 
 import os
 import re
@@ -79,7 +79,7 @@ def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", "from tinyperceiver.cli import main; main()", *map(str, arguments)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -133,8 +133,8 @@ def test_generate_is_the_models_continuation(folder, run):
 def test_shipped_checkpoint_is_the_default(folder, run):
     code, out, _ = run("generate", "prompt.mid", "-o", "out.mid", "--max-new-tokens", 30)
     assert code == 0
-    opening = notes_of("prompt.mid")
-    assert [note[0] for note in notes_of("out.mid")][: len(opening)] == [n[0] for n in opening]
+    decode_midi(encode_midi(read_midi("prompt.mid"))).write("opening.mid")
+    assert set(notes_of("opening.mid")) <= set(notes_of("out.mid"))
     # The seed that it chose is printed, and gives the same again.
     seed = re.search(r"seed (\d+)", out)[1]
     again = ("again.mid", "--max-new-tokens", 30, "--seed", seed)

@@ -490,7 +490,7 @@ PROMPT = torch.tensor([[1, 2, 3, 4, 5]])
         ({"pad_mask": PROMPT > 3}, "padding must stand on the left"),
         (
             {"pad_mask": PROMPT < 4, "num_latents": 3},
-            "with a prompt of 2 tokens in the batch, num_latents must be at most 2, not 3",
+            "the shortest prompt has 2 tokens, num_latents is 3",
         ),
         ({"pad_mask": PROMPT > 0}, "padding must not be among the latents"),
     ],

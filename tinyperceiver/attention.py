@@ -2,7 +2,7 @@
 
 Perceiver AR: Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765.
 Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per head,
-D = H * d channels; n = m + l. While decoding with a cache, n counts the keys that it holds.
+D = H * d channels; n = m + l.
 """
 
 import torch
@@ -22,18 +22,22 @@ __all__ = [
 ]
 
 
-def causal_mask(l: int, n: int, pad_mask: torch.Tensor | None = None) -> torch.Tensor:
+def causal_mask(
+    l: int,
+    n: int,
+    pad_mask: torch.Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
     """True where the last l of n positions may look: query i at key j iff j <= i + (n - l).
 
     (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look away from.
     """
-    device = None if pad_mask is None else pad_mask.device
-    causal = torch.ones(l, n, dtype=torch.bool, device=device).tril(n - l)
+    key = torch.arange(n, device=device)
+    query = key[n - l :, None]
     if pad_mask is None:
-        return causal
-    # Without itself a query inside the padding would see nothing, and 0 / 0 would spread.
-    itself = torch.eye(n, dtype=torch.bool, device=device)[-l:]
-    return (causal & ~pad_mask[:, None, None, :]) | itself
+        return key <= query
+    # Each query keeps itself: a row without any key would give NaN.
+    return ((key <= query) & ~pad_mask[:, None, None, :]) | (key == query)
 
 
 def attention_formula(
@@ -66,33 +70,31 @@ def attend(
     l, n = query.size(-2), key.size(-2)
     # PyTorch's CPU kernel is slower in bfloat16 than the formula, 4 to 7 times for one query.
     by_formula = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    mask, is_square = None, False
-    if pad_mask is not None:
-        mask = causal_mask(l, n, pad_mask)
-    elif l == 1:
+    mask, is_causal = None, False
+    if pad_mask is None and l == 1:
         pass  # the last position sees all keys, in whatever order a ring holds them
-    elif l == n and not by_formula:
-        is_square = True  # the only causal mask that all kernels know
-    elif query.is_cuda:
-        # Here, since this import takes as long as torch. CUDA's kernels never build this mask.
+    elif pad_mask is None and l == n and not by_formula:
+        is_causal = True
+    elif pad_mask is None and query.is_cuda and not torch.compiler.is_compiling():
+        # Imported here as it takes as long as all of torch. Flash attention never builds this mask.
         from torch.nn.attention.bias import causal_lower_right
 
         mask = causal_lower_right(l, n)
     else:
-        mask = causal_mask(l, n)
+        mask = causal_mask(l, n, pad_mask, query.device)
     if by_formula:
         return attention_formula(query, key, value, mask, dropout)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_square
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
     )
 
 
 class KVCache:
     """The keys and values of the last `capacity` positions, in a ring allocated once.
 
-    When the ring is full the newest position overwrites the oldest: nothing is moved, and a step
-    costs the same however many came before. The positions then stand in rotated order, which a
-    single query cannot notice, as its softmax is a sum over all of them.
+    When the ring is full the newest position overwrites the oldest. Nothing is moved, and a step
+    costs the same from then on. The positions no longer stand in order, which a single query
+    cannot notice: its softmax is a sum over all of them. Use it without gradients.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -120,18 +122,16 @@ class KVCache:
         if self.key is None:
             self.key = key.new_empty(B, H, self.capacity, d)
             self.value = value.new_empty(B, H, self.capacity, d)
-            if pad_mask is not None:
-                self.pad_mask = pad_mask.new_zeros(B, self.capacity)
-                self.pad_mask[:, :new] = pad_mask
-        elif self.pad_mask is not None:
-            self.pad_mask[:, self.seen % self.capacity] = False
+            self.pad_mask = None if pad_mask is None else pad_mask.new_zeros(B, self.capacity)
         start = self.seen % self.capacity
         self.key[:, :, start : start + new] = key
         self.value[:, :, start : start + new] = value
         self.seen += new
         held = min(self.seen, self.capacity)
-        pads = None if self.pad_mask is None else self.pad_mask[:, :held]
-        return self.key[:, :, :held], self.value[:, :, :held], pads
+        if self.pad_mask is None:
+            return self.key[:, :, :held], self.value[:, :, :held], None
+        self.pad_mask[:, start : start + new] = False if pad_mask is None else pad_mask
+        return self.key[:, :, :held], self.value[:, :, :held], self.pad_mask[:, :held]
 
 
 class MultiHeadAttention(nn.Module):

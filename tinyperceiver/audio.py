@@ -13,7 +13,7 @@ import io
 import os
 import wave
 from bisect import bisect_left
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from ctypes.util import find_library
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -89,6 +89,7 @@ class _FluidSynth:
         self.library = ctypes.CDLL(fluidsynth.lib)
         for level in range(5):  # from panic to debug: it would write warnings into notebooks
             self.library.fluid_set_log_function(level, None, None)
+        self.path = soundfont
         self.synth = fluidsynth.Synth(samplerate=float(sample_rate))
         self.font = self.synth.sfload(soundfont)  # -1 if it cannot
         self.on, self.off = self.synth.noteon, self.synth.noteoff
@@ -115,6 +116,7 @@ class _TinySoundFont:
     def __init__(self, soundfont: str, sample_rate: int) -> None:
         import tinysoundfont
 
+        self.path = soundfont
         self.synth = tinysoundfont.Synth(samplerate=sample_rate)
         try:
             self.font = self.synth.sfload(soundfont)
@@ -136,7 +138,8 @@ class _TinySoundFont:
         return np.frombuffer(self.synth.generate(count), np.float32).reshape(-1, 2)
 
     def close(self) -> None:
-        self.synth.sfunload(self.font)
+        if self.font != -1:
+            self.synth.sfunload(self.font)
 
 
 def render(
@@ -171,8 +174,10 @@ def render(
         return np.zeros(0, np.float32)
     seconds = max(end for _, notes in sounding for _, end, _, _ in notes) + TAIL
     samples = np.zeros(round(seconds * sample_rate), np.float32)  # (N,)
+    kind = {"fluidsynth": _FluidSynth, "tinysoundfont": _TinySoundFont}[synthesizer()]
     for part, notes in sounding:
-        _render_instrument(part, notes, samples, sample_rate, path)
+        with closing(kind(path, sample_rate)) as synth:
+            _render_instrument(synth, part, notes, samples, sample_rate)
     fade = sample_rate // 10  # a sound font with a long release would end in a click
     samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
     peak = max(samples.max(), -samples.min())
@@ -181,17 +186,19 @@ def render(
 
 
 def _render_instrument(
-    part: "Instrument", notes: list[tuple], samples: np.ndarray, sample_rate: int, soundfont: str
+    synth: "_FluidSynth | _TinySoundFont",
+    part: "Instrument",
+    notes: list[tuple],
+    samples: np.ndarray,
+    sample_rate: int,
 ) -> None:
     """Add the sound of one instrument, on a synthesizer of its own, to `samples`, (N,)."""
-    kinds = {"fluidsynth": _FluidSynth, "tinysoundfont": _TinySoundFont}
-    synth = kinds[synthesizer()](soundfont, sample_rate)
     if synth.font == -1:
-        raise ValueError(f"{synthesizer()} cannot read the sound font {soundfont}: damaged?")
+        raise ValueError(f"{synthesizer()} cannot read the sound font {synth.path}: damaged?")
     channel, bank = (9, 128) if part.is_drum else (0, 0)
     choices = ((bank, part.program), (bank, 0), (0, 0))
     if not any(synth.select(channel, *choice) for choice in choices):
-        raise ValueError(f"{soundfont} holds neither program {part.program} nor program 0")
+        raise ValueError(f"{synth.path} holds neither program {part.program} nor program 0")
 
     # At the same time: ends, then controllers, then starts, or a repeated note would end at once.
     events = [(end, 0, synth.off, pitch) for _, end, pitch, _ in notes]
@@ -213,7 +220,6 @@ def _render_instrument(
             position += count
         if send is not None:
             send(channel, *values)
-    synth.close()
 
 
 def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
@@ -232,6 +238,8 @@ def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
             )
         if not (0 <= note.pitch <= 127 and 0 <= note.velocity <= 127):
             raise ValueError(f"{note}: pitch and velocity must be in 0..127")
+        if note.end == note.start:
+            continue
         end = note.end
         i = bisect_left(downs, end) - 1  # the last pedal pressed before the key is released
         if i >= 0:

@@ -53,12 +53,13 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Choose among the likeliest tokens of this total probability.")
     ] = 0.95,
-    greedy: Annotated[
-        bool, typer.Option("--greedy", help="Always take the likeliest token: no chance at all.")
-    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="The same seed gives the same music.", show_default="random")
     ] = None,
+    greedy: Annotated[
+        bool,
+        typer.Option("--greedy", help="Always take the likeliest token, whatever the four above."),
+    ] = False,
     only_new: Annotated[
         bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")
     ] = False,
@@ -74,7 +75,7 @@ def generate(
     import torch
 
     from tinyperceiver import PerceiverAR, decode_midi, read_midi
-    from tinyperceiver.pipeline import encode_prompt
+    from tinyperceiver.pipeline import decodable, encode_prompt
 
     _check_writable(output, {".mid", ".midi"})
     if wav is not None:
@@ -102,7 +103,7 @@ def generate(
         **sampling,
     )
     new = output_tokens[0, len(window) :].tolist()
-    music = decode_midi(new if only_new else tokens + new)
+    music = decode_midi(decodable(tokens, new) if only_new else tokens + new)
     _write_midi(output, music)
     if wav is not None:
         _write_sound(wav, music, soundfont)
@@ -208,6 +209,6 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"tinyperceiver: {error}")
+        sys.exit(f"tinyperceiver: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,8 +3,6 @@
 Axis letters: B batch, n tokens in the window, V vocabulary.
 """
 
-from collections.abc import Iterator
-
 import torch
 
 from tinyperceiver.model import PerceiverAR
@@ -52,11 +50,12 @@ def choose_tokens(
     """
     if not do_sample:
         return logits.argmax(-1)
-    logits = logits.float() / temperature
+    logits = logits.float() - logits.max()  # so that no temperature overflows
+    logits = logits / temperature
     logits[:, NUM_EVENTS:] = float("-inf")  # ids that are no events, padding first of all
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         logits = keep_top_p(logits, top_p)
     probability = logits.softmax(-1)
     if generator is not None:
@@ -84,7 +83,7 @@ def generate(
     The last `num_latents` tokens of the prompt are the first latents. Each new token is one more,
     until there are `max_latents`; from then on the prefix grows, until the window is full; from
     then on the window slides. With the cache, which is how the released model is used, keys and
-    values are never computed again: latents that have left still speak through those they met.
+    values are never computed again: later states keep the influence of latents that have left.
     Without it every step starts afresh from the window. Until `max_latents` both are equal.
 
     Args:
@@ -109,67 +108,38 @@ def generate(
     num_latents = _check_prompt(model, prompt, num_latents, pad_mask)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
+    sampling = {"do_sample": do_sample, "temperature": temperature, "generator": generator}
+    sampling |= {"top_k": top_k, "top_p": top_p}
     device = model.embedding.weight.device
     B, n = prompt.shape
     tokens = torch.empty(B, n + max_new_tokens, dtype=torch.long, device=device)
     tokens[:, :n] = prompt
     if pad_mask is not None:
         pad_mask = torch.nn.functional.pad(pad_mask.to(device), (0, max_new_tokens))
+    places = range(n, n + max_new_tokens)
+    if progress:
+        from tqdm.auto import tqdm
+
+        places = tqdm(places, unit=" tokens")
 
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.inference_mode():
-            steps = _steps_cached if use_cache else _steps_uncached
-            logits_of_steps = steps(model, tokens, n, num_latents, pad_mask)
-            places = range(n, n + max_new_tokens)
-            if progress:
-                from tqdm.auto import tqdm
-
-                places = tqdm(places, unit=" tokens")
-            for place in places:
-                tokens[:, place] = choose_tokens(
-                    next(logits_of_steps),
-                    do_sample=do_sample,
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    generator=generator,
-                )
+            cache = model.make_cache(tokens.size(1)) if use_cache else None
+            for end in places:
+                if use_cache and end > n:
+                    logits = model(tokens[:, end - 1 : end], 0, cache=cache)
+                else:
+                    start = max(0, end - model.config.max_seq_len)
+                    l = min(num_latents + end - n, model.config.max_latents)
+                    pads = None if pad_mask is None else pad_mask[:, start:end]
+                    logits = model(tokens[:, start:end], end - start - l, pads, cache=cache)
+                tokens[:, end] = choose_tokens(logits[:, -1], **sampling)
     finally:
         for module in was_training:
             module.training = True
     return tokens
-
-
-def _steps_cached(
-    model: PerceiverAR,
-    tokens: torch.Tensor,
-    n: int,
-    num_latents: int,
-    pad_mask: torch.Tensor | None,
-) -> Iterator[torch.Tensor]:
-    """Logits after the first n tokens, after the first n + 1, ...: (B, V) each."""
-    cache = model.make_cache(tokens.size(1))
-    pads = None if pad_mask is None else pad_mask[:, :n]
-    yield model(tokens[:, :n], n - num_latents, pads, cache=cache)[:, -1]
-    for place in range(n, tokens.size(1)):
-        yield model(tokens[:, place : place + 1], 0, cache=cache)[:, -1]
-
-
-def _steps_uncached(
-    model: PerceiverAR,
-    tokens: torch.Tensor,
-    n: int,
-    num_latents: int,
-    pad_mask: torch.Tensor | None,
-) -> Iterator[torch.Tensor]:
-    """The same, every window computed afresh."""
-    for end in range(n, tokens.size(1)):
-        window = slice(max(0, end - model.config.max_seq_len), end)
-        latents = min(num_latents + end - n, model.config.max_latents)
-        pads = None if pad_mask is None else pad_mask[:, window]
-        yield model(tokens[:, window], end - window.start - latents, pads)[:, -1]
 
 
 def _check_sampling(
@@ -190,7 +160,7 @@ def _check_prompt(
 ) -> int:
     """The number of latents to start with, if the prompt can be continued at all."""
     config = model.config
-    if prompt.ndim != 2 or prompt.is_floating_point():
+    if prompt.ndim != 2 or prompt.is_floating_point() or prompt.dtype == torch.bool:
         raise ValueError(
             f"the prompt must be token ids of shape (B, n), not {prompt.dtype} of shape "
             f"{tuple(prompt.shape)}; use unsqueeze(0) on a single row"
@@ -198,6 +168,7 @@ def _check_prompt(
     n = prompt.size(1)
     if not 1 <= n <= config.max_seq_len:
         raise ValueError(f"the prompt must have 1 to {config.max_seq_len} tokens, not {n}")
+    prompt = prompt.long()  # 389 is no number in 8 bits
     wrong = (prompt < 0) | (prompt >= config.vocab_size)
     if wrong.any():
         row, place = wrong.nonzero()[0].tolist()
@@ -225,8 +196,8 @@ def _check_prompt(
         if pad_mask[:, n - num_latents :].any():
             shortest = int((~pad_mask).sum(dim=1).min())
             raise ValueError(
-                f"padding must not be among the latents: with a prompt of {shortest} tokens in "
-                f"the batch, num_latents must be at most {shortest}, not {num_latents}"
+                f"padding must not be among the latents: the shortest prompt has {shortest} "
+                f"tokens, num_latents is {num_latents}"
             )
     return num_latents
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tinyperceiver.attention import CausalSelfAttention, HybridAttention, KVCache
-from tinyperceiver.rotary import Rotation, rotation_at
+from tinyperceiver.rotary import rotation_at
 
 __all__ = ["PRESETS", "DecoderCache", "DecoderLayer", "PerceiverAR", "PerceiverConfig"]
 
@@ -103,6 +103,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, num_channels: int, widening_factor: int) -> None:
         super().__init__()
+        # nn.Sequential applies them in this order.
         self.norm = nn.LayerNorm(num_channels)
         self.up = nn.Linear(num_channels, widening_factor * num_channels, bias=False)
         self.gelu = nn.GELU()
@@ -110,7 +111,7 @@ class MLP(nn.Sequential):
 
 
 class DecoderLayer(nn.Module):
-    """An attention layer, hybrid or not, and an MLP; each adds to its input, less a dropout."""
+    """An attention layer, hybrid or not, and an MLP: both residual, with dropout on each branch."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -202,63 +203,55 @@ class PerceiverAR(nn.Module):
         Raises:
             ValueError: prefix_len, the number of latents or the window is out of range.
         """
-        n = tokens.size(1)
-        self._check_window(n, prefix_len)
-        if pad_mask is None:
-            first = torch.zeros(1, 1, dtype=torch.long, device=tokens.device)
-        else:
-            first = -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
-        if cache is not None:
-            first = first + cache.next_position
-            cache.next_position = first + n
-        position = first + torch.arange(n, device=tokens.device)  # (B or 1, n)
-        rotation = rotation_at(
-            position.clamp(min=0), self.config.num_channels // self.config.num_heads
-        )
+        self._check_window(tokens, prefix_len)
+        # Positions count from the first token that is no padding, or go on from the cache's.
+        first = 0 if pad_mask is None else -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
+        first = first + (cache.next_position if cache else 0)
+        position = first + torch.arange(tokens.size(1), device=tokens.device)[None]  # (B or 1, n)
+        head_dim = self.config.num_channels // self.config.num_heads
+        rotation = rotation_at(position.clamp(min=0), head_dim)
         latent_rotation = tuple(part[:, prefix_len:] for part in rotation)
 
-        x = self.embedding(tokens.int())  # (B, n, D)
+        x = self.embedding(tokens.long())  # (B, n, D)
+        dropped = int(prefix_len * self.config.cross_attention_dropout) if self.training else 0
+        if dropped:
+            kept = _choose_kept(x, prefix_len, dropped)  # (B, 1), (B, n - dropped)
+            x, rotation = x[kept], tuple(part.expand(len(x), -1, -1)[kept] for part in rotation)
+            pad_mask = None if pad_mask is None else pad_mask[kept]
+            prefix_len -= dropped
         prefix, x = x[:, :prefix_len], x[:, prefix_len:]  # (B, m, D), (B, l, D)
-        if self.training and prefix_len:
-            prefix, rotation, pad_mask = self._drop_from_prefix(prefix, rotation, pad_mask)
-
-        ring = cache.hybrid if cache else None
-        x = self.hybrid_layer(x, prefix, rotation=rotation, pad_mask=pad_mask, cache=ring)
+        x = self.hybrid_layer(
+            x, prefix, rotation=rotation, pad_mask=pad_mask, cache=cache and cache.hybrid
+        )
         num_rotary = self.config.num_self_attention_rotary_layers
         for i, layer in enumerate(self.layers):
-            ring = cache.layers[i] if cache else None
             is_rotary = i < num_rotary or num_rotary == -1
-            x = layer(x, rotation=latent_rotation if is_rotary else None, cache=ring)
+            layer_rotation = latent_rotation if is_rotary else None
+            x = layer(x, rotation=layer_rotation, cache=cache and cache.layers[i])
+        if cache:
+            cache.next_position = first + tokens.size(1)
         return self.norm(x) @ self.embedding.weight.T  # (B, l, V)
 
-    def _check_window(self, n: int, prefix_len: int) -> None:
-        config, num_latents = self.config, n - prefix_len
+    def _check_window(self, tokens: torch.Tensor, prefix_len: int) -> None:
+        config, n = self.config, tokens.size(1)
+        if tokens.is_floating_point():
+            raise ValueError(f"tokens must be integers, not {tokens.dtype}")
         if not 0 <= prefix_len < n:
             raise ValueError(f"prefix_len must be in 0..{n - 1} for {n} tokens, not {prefix_len}")
-        if num_latents > config.max_latents or prefix_len > config.max_prefix_len:
+        if n - prefix_len > config.max_latents or prefix_len > config.max_prefix_len:
             raise ValueError(
-                f"{n} tokens with prefix_len {prefix_len} leave {num_latents} latents; this model "
-                f"takes at most {config.max_prefix_len} prefix tokens and {config.max_latents} "
-                f"latents"
+                f"{n} tokens with prefix_len {prefix_len} leave {n - prefix_len} latents; this "
+                f"model takes at most {config.max_prefix_len} prefix tokens and "
+                f"{config.max_latents} latents"
             )
 
-    def _drop_from_prefix(
-        self, prefix: torch.Tensor, rotation: Rotation, pad_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Rotation, torch.Tensor | None]:
-        """Leave out a random part of each row's prefix; what stays keeps its position."""
-        B, m, _ = prefix.shape
-        num_kept = m - int(m * self.config.cross_attention_dropout)
-        if num_kept == m:
-            return prefix, rotation, pad_mask
-        kept = torch.rand(B, m, device=prefix.device).argsort(dim=1)[:, :num_kept].sort().values
-        row = torch.arange(B, device=prefix.device)[:, None]
 
-        def shorten(part: torch.Tensor) -> torch.Tensor:  # (B or 1, n, ...) -> (B, kept + l, ...)
-            part = part.expand(B, *part.shape[1:])
-            return torch.cat((part[row, kept], part[:, m:]), dim=1)
-
-        return (
-            prefix[row, kept],
-            (shorten(rotation[0]), shorten(rotation[1])),
-            None if pad_mask is None else shorten(pad_mask),
-        )
+def _choose_kept(
+    x: torch.Tensor, prefix_len: int, dropped: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and places of what a training step reads: part of the prefix, and all latents."""
+    B, n, _ = x.shape
+    order = torch.rand(B, prefix_len, device=x.device).argsort(dim=1)
+    kept = order[:, dropped:].sort(dim=1).values
+    latents = torch.arange(prefix_len, n, device=x.device).expand(B, -1)
+    return torch.arange(B, device=x.device)[:, None], torch.cat((kept, latents), dim=1)

@@ -4,18 +4,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.tokenizer import (
-    MAX_SECONDS,
+from tinyperceiver.midi import (
+    MAX_NOTE_SECONDS,
     PEDAL_DOWN,
-    PERFORMANCE,
-    STEPS_PER_SECOND,
     SUSTAIN_PEDAL,
-    VELOCITY_BIN,
     Notes,
-    merge,
-    read_notes,
-    write_tokens,
+    join_notes,
+    notes_of,
 )
+from tinyperceiver.tokenizer import PERFORMANCE, STEPS_PER_SECOND, VELOCITY_BIN, write_tokens
 
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
@@ -26,11 +23,11 @@ __all__ = ["encode_performance"]
 def encode_performance(midi: "PrettyMIDI") -> list[int]:
     """Tokens of a performance as Huang et al. 2019 describe them (appendix A.2), for new models.
 
-    Every key struck comes once. Times are rounded to the 10 ms grid before gaps are taken, so that
-    nothing drifts; a velocity token comes only when the bin changes. A key released while the
+    Every key struck comes once. Times are rounded to the grid of steps before gaps are taken, so
+    that nothing drifts; a velocity token comes only when the bin changes. A key released while the
     sustain pedal is down sounds until the pedal goes up or the key is struck again, and any key
-    for at least 10 ms. Strokes of one key within one step of the grid are one stroke. Drums are
-    left out.
+    for at least one step. Strokes of one key that round to the same step merge. Drums are left
+    out.
 
     Args:
         midi: any number of instruments, all merged; left as it is.
@@ -42,7 +39,7 @@ def encode_performance(midi: "PrettyMIDI") -> list[int]:
     Raises:
         ValueError: a note or pedal that is not MIDI, as in `encode_midi`.
     """
-    start, end, pitch, velocity = merge(
+    start, end, pitch, velocity = join_notes(
         _hold_by_pedal(instrument) for instrument in midi.instruments if not instrument.is_drum
     )
     on, off = (np.rint(time * STEPS_PER_SECOND).astype(np.int64) for time in (start, end))
@@ -71,18 +68,18 @@ def encode_performance(midi: "PrettyMIDI") -> list[int]:
 
 def _hold_by_pedal(instrument: "Instrument") -> Notes:
     """Notes that end while the sustain pedal is down, lengthened to where it goes up."""
-    start, end, pitch, velocity = notes = read_notes(instrument)
+    start, end, pitch, velocity = notes = notes_of(instrument)
     changes = [c for c in instrument.control_changes if c.number == SUSTAIN_PEDAL]
     if not (len(start) and changes):
         return notes
     time = np.array([change.time for change in changes])
-    if not (np.abs(time) <= MAX_SECONDS).all():
-        raise ValueError(f"a pedal's time is not a number of at most {MAX_SECONDS:,} seconds")
+    if not (np.abs(time) <= MAX_NOTE_SECONDS).all():
+        raise ValueError(f"a pedal's time is not a number of at most {MAX_NOTE_SECONDS:,} seconds")
     order = np.argsort(time, kind="stable")
     time, is_down = time[order], np.array([c.value >= PEDAL_DOWN for c in changes])[order]
     goes_up = np.append(np.where(is_down, np.inf, time), np.inf)
     goes_up = np.minimum.accumulate(goes_up[::-1])[::-1]  # at or after each change
     last = np.searchsorted(time, end, side="right")  # changes up to the end of each note
-    is_held = np.append(False, is_down)[last]
+    is_held = np.append(False, is_down)[last]  # False: before any change
     held_to = np.minimum(goes_up[np.maximum(last - 1, 0)], end.max())
     return start, np.where(is_held, np.maximum(end, held_to), end), pitch, velocity

@@ -1,5 +1,6 @@
 """A prompt in, music out: the pipeline of the released model's card."""
 
+import inspect
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,9 +8,16 @@ import torch
 from tinyperceiver.audio import render as render_midi
 from tinyperceiver.audio import wav_bytes
 from tinyperceiver.checkpoints import from_pretrained
+from tinyperceiver.generation import generate
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.performance import encode_performance
-from tinyperceiver.tokenizer import PERFORMANCE, decode_midi, encode_midi
+from tinyperceiver.tokenizer import (
+    NUM_EVENTS,
+    PERFORMANCE,
+    VELOCITY,
+    decode_midi,
+    encode_midi,
+)
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -47,6 +55,19 @@ def encode_prompt(model: PerceiverAR, midi: "PrettyMIDI") -> list[int]:
     """
     knows_performance = model.config.vocab_size > PERFORMANCE
     return encode_performance(midi) if knows_performance else encode_midi(midi)
+
+
+def decodable(prompt: list[int], new: list[int]) -> list[int]:
+    """What was added to a prompt, for `decode_midi` without it.
+
+    Of the prompt there remain, in the performance encoding, the opening and the last velocity: that
+    encoding does not repeat them. In the other one this is `new`, as in the released model's
+    library.
+    """
+    if prompt[:1] != [PERFORMANCE]:
+        return new
+    velocities = [token for token in prompt if VELOCITY <= token < NUM_EVENTS]
+    return [PERFORMANCE, *velocities[-1:], *new]
 
 
 class SymbolicAudioPipeline:
@@ -93,23 +114,29 @@ class SymbolicAudioPipeline:
             raise ValueError("render=True makes sound: it does not go with return_type='tensors'")
         if sf2_path is not None and not render:
             raise ValueError("sf2_path has no effect without render=True")
+        if unknown := generate_kwargs.keys() - inspect.signature(generate).parameters.keys():
+            raise ValueError(f"generate has no arguments {', '.join(sorted(unknown))}")
+        if "max_new_tokens" not in generate_kwargs:
+            raise ValueError("max_new_tokens is needed: how many tokens to add to the prompt")
         if max_prompt_length is not None and max_prompt_length < 1:
             raise ValueError(f"max_prompt_length must be at least 1, not {max_prompt_length}")
 
         def continue_one(prompt: "PrettyMIDI") -> dict:
             tokens = encode_prompt(self.model, prompt)[:max_prompt_length]
+            if len(tokens) > (longest := self.model.config.max_seq_len):
+                raise ValueError(
+                    f"the prompt has {len(tokens)} tokens, more than the {longest} of the model's "
+                    f"window: pass max_prompt_length, or shorten the performance"
+                )
             output = self.model.generate(torch.tensor([tokens]).long(), **generate_kwargs)
-            output = output[0].tolist()
-            if not return_full_audio:
-                opening = tokens[:1] if tokens[:1] == [PERFORMANCE] else []
-                output = opening + output[len(tokens) :]
+            new = output[0, len(tokens) :].tolist()
             if kind == "tensors":
-                return {"generated_token_ids": output}
-            midi = decode_midi(output)
+                return {"generated_token_ids": tokens + new if return_full_audio else new}
+            midi = decode_midi(tokens + new if return_full_audio else decodable(tokens, new))
             if render:
                 return {"generated_audio_wav": wav_bytes(render_midi(midi, soundfont=sf2_path))}
             return {"generated_audio_midi": midi}
 
-        if isinstance(prompts, list):
+        if isinstance(prompts, (list, tuple)):
             return [continue_one(prompt) for prompt in prompts]
         return continue_one(prompts)

@@ -15,7 +15,7 @@ def rotation_at(positions: torch.Tensor, head_dim: int, *, base: float = 10_000.
     """Cosines and sines of the angles by which the channel pairs turn at `positions`.
 
     Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a token,
-    the last by about 1 / base.
+    every further one more slowly.
 
     Args:
         positions: integer positions in tokens, (B or 1, n).
@@ -27,8 +27,8 @@ def rotation_at(positions: torch.Tensor, head_dim: int, *, base: float = 10_000.
     """
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     speed = base ** (-pair / head_dim)  # (d / 2), radians per token
-    # The released model holds its speeds in float32. Positions grow without end while music is
-    # generated, so the product needs more digits: in float32 it is off by 0.1 rad at a million.
+    # The released model holds its speeds in float32. The product needs more digits, since positions
+    # grow while music is generated: in float32 it is off by up to 0.06 rad at a million.
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     angle = positions.to(wide)[..., None] * speed.to(wide)  # (B, n, d / 2)
     return angle.cos().float(), angle.sin().float()
@@ -47,4 +47,4 @@ def apply_rotation(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     cos, sin = (part[:, None] for part in rotation)  # (B, 1, n, d / 2): alike in every head
     even, odd = x[..., 0::2], x[..., 1::2]  # (B, H, n, d / 2)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)  # (B, H, n, d)
+    return turned.flatten(-2).type_as(x)  # (B, H, n, d), in bfloat16 too, as the values are

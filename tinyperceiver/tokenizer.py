@@ -14,10 +14,19 @@ its quirks included; `encode_performance` does what the papers describe, for mod
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tinyperceiver.midi import (
+    MAX_NOTE_SECONDS,
+    PEDAL_DOWN,
+    SUSTAIN_PEDAL,
+    Notes,
+    join_notes,
+    notes_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +39,10 @@ NUM_EVENTS = 388
 PAD = 388
 PERFORMANCE = 389
 STEPS_PER_SECOND = 100
+LONGEST_SHIFT = VELOCITY - TIME_SHIFT  # steps that one token can say
 VELOCITY_BIN = 4
-SUSTAIN_PEDAL, PEDAL_DOWN = 64, 64  # controller number; least value that is down
 
-MAX_SECONDS = 1_000_000
-MAX_NOTES = 4_000_000  # duplicates by the pedal included
+MAX_NOTES = 1_000_000  # duplicates by the pedal included
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +52,8 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
 
     Quirks that the model has learnt, and that a cleaner encoder would take from it: a velocity
     token stands before nearly every note; time shifts round the gaps between events, so that
-    errors add up; notes after the last pedal are dropped, and notes of a pedal after which
-    nothing starts come again with the next one.
+    errors add up; notes after the last pedal are dropped; if no note starts after a pedal, the
+    next pedal repeats its notes.
 
     Args:
         midi: any number of instruments, all merged, drums too; left as it is.
@@ -57,7 +65,11 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
         ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ... 127, a time
             that is negative or without end), or pedals that repeat the notes without bound.
     """
-    start, end, pitch, velocity = merge(_hold_by_released_pedal(i) for i in midi.instruments)
+    parts, room = [], MAX_NOTES
+    for instrument in midi.instruments:
+        parts.append(_hold_by_peer_pedal(instrument, room))
+        room -= len(parts[-1][0])
+    start, end, pitch, velocity = join_notes(parts)
     by_start = np.argsort(start, kind="stable")
     time = np.stack((start, end), axis=1)[by_start].ravel()  # on, off, on, off, ...
     by_time = np.argsort(time, kind="stable")
@@ -67,7 +79,8 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
     steps = np.rint(gap * STEPS_PER_SECOND).astype(np.int64)  # half to even, as round() does
     velocity = velocity[note].astype(np.int64)
     previous = np.concatenate(([0], np.where(is_off, -1, velocity)))[:-1]  # -1 is never equal
-    has_velocity = ~is_off & (velocity // VELOCITY_BIN != previous)  # a bin, and a raw velocity!
+    # The peer's slip, kept: it compares a bin with a raw velocity.
+    has_velocity = ~is_off & (velocity // VELOCITY_BIN != previous)
     return write_tokens(steps, is_off, pitch[note], velocity, has_velocity)
 
 
@@ -75,8 +88,8 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
     """The performance that tokens describe: one piano, without pedal.
 
     What `encode_midi` or a model trained on it wrote is read as the released model's library reads
-    it: velocity is 4 times the bin, and 0 before the first velocity token; a note-off leaves its
-    note-on standing, for another note-off to end again. After a first token 389, what
+    it: velocity is 4 times the bin, and 0 before the first velocity token; a note-off keeps its
+    note-on, so that a second note-off yields a second note. After a first token 389, what
     `encode_performance` wrote is read by cleaner rules: velocity is the middle of the bin, and a
     note-off ends its note. Either way notes without end or length vanish, and note-offs without a
     note are skipped and counted in the log.
@@ -110,8 +123,8 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
                 notes.append(Note(loudness, pitch, start, time))
         elif token < VELOCITY:
             time += (token - TIME_SHIFT + 1) / STEPS_PER_SECOND
-            if by_paper:
-                time = round(time, 2)  # stay on the grid
+            if by_paper:  # stay on the grid
+                time = round(time * STEPS_PER_SECOND) / STEPS_PER_SECOND
         else:
             velocity = VELOCITY_BIN * (token - VELOCITY) + middle
     if unmatched:
@@ -145,16 +158,6 @@ def _check_tokens(tokens) -> list[int]:
     return ids.tolist()
 
 
-# Start and end in seconds, pitch, velocity of n notes: (n,) each.
-Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def merge(instruments: Iterable[Notes]) -> Notes:
-    """The notes of all instruments, one after the other."""
-    nothing = (np.empty(0), np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8))
-    return tuple(np.concatenate(parts) for parts in zip(nothing, *instruments, strict=True))
-
-
 def write_tokens(
     steps: np.ndarray,
     is_off: np.ndarray,
@@ -163,9 +166,9 @@ def write_tokens(
     has_velocity: np.ndarray,
 ) -> list[int]:
     """Tokens of events in order: time shifts over `steps`, the velocity if it has one, the key."""
-    seconds, rest = np.divmod(steps, STEPS_PER_SECOND)
-    after = np.cumsum(seconds + (rest > 0) + has_velocity + 1)  # place after each event's tokens
-    tokens = np.full(after[-1] if len(after) else 0, TIME_SHIFT + STEPS_PER_SECOND - 1)
+    longest, rest = np.divmod(steps, LONGEST_SHIFT)
+    after = np.cumsum(longest + (rest > 0) + has_velocity + 1)  # place after each event's tokens
+    tokens = np.full(after[-1] if len(after) else 0, VELOCITY - 1)  # where nothing else stands
     tokens[after - 1] = pitch + np.where(is_off, NOTE_OFF, NOTE_ON)
     tokens[(after - 2)[has_velocity]] = VELOCITY + velocity[has_velocity] // VELOCITY_BIN
     has_rest = rest > 0
@@ -173,7 +176,7 @@ def write_tokens(
     return tokens.tolist()
 
 
-def _hold_by_released_pedal(instrument: "Instrument") -> Notes:
+def _hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
     """Notes lengthened by the sustain pedal as in the released model's training data.
 
     The pedals are gone through in turn, and for each the notes as listed, from where the pedal
@@ -182,18 +185,20 @@ def _hold_by_released_pedal(instrument: "Instrument") -> Notes:
     pedal that finds no such note holds nothing, and leaves its notes to be gone through again. The
     notes after the last stop are dropped.
     """
-    start, end, pitch, velocity = notes = read_notes(instrument)
-    pedals = _released_pedals(instrument)
+    start, end, pitch, velocity = notes = notes_of(instrument)
+    pedals = _peer_pedals(instrument)
     if not (len(start) and len(pedals)):
         return notes
     down, up = pedals.T
-    reach = np.searchsorted(np.maximum.accumulate(start), up, side="right")
+    # Events out of order make pedals that end before they begin. Those stop at what starts within.
+    bound = np.where(up >= down, up, np.nextafter(down, -np.inf))
+    reach = np.searchsorted(np.maximum.accumulate(start), bound, side="right")
     stops = reach < len(start)
     upto = np.maximum.accumulate(np.where(stops, reach, 0))
     first = np.concatenate(([0], upto[:-1]))
     visits = np.where(stops, upto, len(start)) - first  # how many notes each pedal goes through
-    if (total := int(visits.sum())) > MAX_NOTES:
-        raise ValueError(f"the pedals repeat {len(start)} notes up to {total:,} times; not music")
+    if (total := int(visits.sum())) > most:
+        raise ValueError(f"the pedals make {total:,} notes out of {len(start)}: this is no music")
     pedal = np.repeat(np.arange(len(pedals)), visits)
     note = np.arange(total) - np.repeat(np.cumsum(visits) - visits - first, visits)
 
@@ -210,7 +215,7 @@ def _hold_by_released_pedal(instrument: "Instrument") -> Notes:
     return start[note], end[note], pitch[note], velocity[note]
 
 
-def _released_pedals(instrument: "Instrument") -> np.ndarray:
+def _peer_pedals(instrument: "Instrument") -> np.ndarray:
     """Down and up of each pedal in seconds, (p, 2), from the events as listed."""
     pedals, down = [], None
     for change in instrument.control_changes:
@@ -224,33 +229,6 @@ def _released_pedals(instrument: "Instrument") -> np.ndarray:
         elif pedals:
             pedals[-1][1] = change.time
     pedals = np.array(pedals, dtype=np.float64).reshape(-1, 2)
-    if not (np.abs(pedals) <= MAX_SECONDS).all():
-        raise ValueError(f"a pedal's time is not a number of at most {MAX_SECONDS:,} seconds")
+    if not (np.abs(pedals) <= MAX_NOTE_SECONDS).all():
+        raise ValueError(f"a pedal's time is not a number of at most {MAX_NOTE_SECONDS:,} seconds")
     return pedals
-
-
-def read_notes(instrument: "Instrument") -> Notes:
-    """The notes of an instrument as listed, if all are MIDI; else a ValueError."""
-    notes = instrument.notes
-    try:
-        start = np.fromiter([note.start for note in notes], np.float64, len(notes))
-        end = np.fromiter([note.end for note in notes], np.float64, len(notes))
-        pitch = np.frombuffer(bytes([note.pitch for note in notes]), np.uint8)
-        velocity = np.frombuffer(bytes([note.velocity for note in notes]), np.uint8)
-    except (TypeError, ValueError) as error:  # bytes() takes integers 0 ... 255 alone
-        raise ValueError(
-            f"a note's pitch and velocity must be integers 0 ... 127: {error}"
-        ) from error
-    for name, values, limit in (
-        ("start", start, MAX_SECONDS),
-        ("end", end, MAX_SECONDS),
-        ("pitch", pitch, 127),
-        ("velocity", velocity, 127),
-    ):
-        # The comparison is false for NaN too.
-        if not (values.min(initial=0) >= 0 and values.max(initial=0) <= limit):
-            place = int((~((values >= 0) & (values <= limit))).argmax())
-            raise ValueError(
-                f"note {place} is not MIDI: its {name} is {values[place]}, not in 0 ... {limit:,}"
-            )
-    return start, end, pitch, velocity
