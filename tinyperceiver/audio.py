@@ -497,7 +497,8 @@ def play(
         facts = [f"{len(samples) / 22_050:.1f} s", f"{len(roll.bars)} notes"]
         facts.append(f"sound: {synthesizer()}, {font}")
     if roll.split is not None:
-        square = f'<span style="color:{ORANGE}">■</span>'
+        style = f"display:inline-block;width:.7em;height:.7em;background:{ORANGE}"
+        square = f'<span style="{style}"></span>'
         facts.append(f"{square} continuation from {roll.split:.1f} s")
     parts.append(f'<div style="font-size:.8em;opacity:.85">{" · ".join(facts)}</div>')
     # A book may style the class; a <figure> would bring its theme's own captions and margins.
