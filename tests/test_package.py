@@ -1,4 +1,4 @@
-"""The package as a whole: light to import, documented, and in one order from top to bottom."""
+"""The package as a whole: light to import, documented, its names where they should be."""
 
 import ast
 import importlib
@@ -15,20 +15,7 @@ import tinyperceiver
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tinyperceiver"
-ORDER = [
-    "midi",
-    "tokenizer",
-    "performance",
-    "rotary",
-    "attention",
-    "model",
-    "generation",
-    "checkpoints",
-    "pieces",
-    "audio",
-    "pipeline",
-    "cli",
-]
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 HEAVY = {
     "IPython",
     "fluidsynth",
@@ -73,21 +60,6 @@ def test_import_is_light():
     loaded = set(result.stdout.split("\n"))
     assert {"torch", "tinyperceiver.pipeline", "numpy"} <= loaded
     assert loaded & HEAVY == set()
-
-
-def test_modules_are_those_of_the_order():
-    found = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    later = {"data", "training", "studio"}  # named in the design, and allowed to come
-    assert set(ORDER) <= found and found - set(ORDER) <= later
-
-
-@pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_modules_above_it(module):
-    above = {f"tinyperceiver.{name}" for name in ORDER[: ORDER.index(module)]}
-    if module == "cli":  # comes last, and uses the public names as any user does
-        above |= {f"tinyperceiver.{name}" for name in tinyperceiver.__all__}
-    inside = {name for name in imports_of(tree_of(module)) if name.startswith(("tinyp", "."))}
-    assert inside <= above
 
 
 def test_public_names_exist_are_sorted_and_documented():
@@ -137,7 +109,7 @@ def undocumented(tree: ast.Module) -> list[str]:
 
 
 def test_everything_public_has_a_docstring():
-    modules = [*ORDER, "__init__"]
+    modules = [*MODULES, "__init__"]
     assert {module: undocumented(tree_of(module)) for module in modules} == {
         module: [] for module in modules
     }
@@ -148,7 +120,7 @@ def test_missing_docstrings_are_noticed():
     assert undocumented(ast.parse(source)) == ["f", "A", "A.g"]
 
 
-@pytest.mark.parametrize("module", [name for name in ORDER if name != "cli"])
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "cli"])
 def test_what_a_module_says_it_exports_is_there(module):
     loaded = importlib.import_module(f"tinyperceiver.{module}")
     assert loaded.__all__
@@ -160,7 +132,7 @@ def test_what_is_imported_is_declared():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[$(.*?)^\]$", text, re.MULTILINE | re.DOTALL)[1]
     declared = {name.lower() for name in re.findall(r'^\s*"([\w-]+)', listed, re.MULTILINE)}
-    imported = {name.split(".")[0] for module in ORDER for name in imports_of(tree_of(module))}
+    imported = {name.split(".")[0] for module in MODULES for name in imports_of(tree_of(module))}
     imported -= set(sys.stdlib_module_names) | {"tinyperceiver"}
     imported.discard("mido")  # what pretty_midi reads with, and depends on
     imported.discard("IPython")  # in a notebook, which has it

@@ -6,7 +6,7 @@ D = H * d channels; n = m + l.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from tinyperceiver.rotary import Rotation, apply_rotation
@@ -23,11 +23,8 @@ __all__ = [
 
 
 def causal_mask(
-    l: int,
-    n: int,
-    pad_mask: torch.Tensor | None = None,
-    device: torch.device | str | None = None,
-) -> torch.Tensor:
+    l: int, n: int, pad_mask: Tensor | None = None, device: torch.device | str | None = None
+) -> Tensor:
     """True where the last l of n positions may look: query i at key j iff j <= i + (n - l).
 
     (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look away from.
@@ -41,12 +38,8 @@ def causal_mask(
 
 
 def attention_formula(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    dropout: float = 0.0,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V, as written (Vaswani et al. 2017, equation 1)."""
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (B, H, l, n)
     if mask is not None:
@@ -56,13 +49,13 @@ def attention_formula(
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
-    pad_mask: torch.Tensor | None = None,
+    pad_mask: Tensor | None = None,
     dropout: float = 0.0,
-) -> torch.Tensor:
+) -> Tensor:
     """Causal attention of the last l of n positions, by the fastest kernel there is.
 
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
@@ -103,8 +96,8 @@ class KVCache:
         self.key = self.value = self.pad_mask = None
 
     def append(
-        self, key: torch.Tensor, value: torch.Tensor, pad_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        self, key: Tensor, value: Tensor, pad_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Add new positions, then return all that are held: key, value, and pad_mask or None.
 
         key and value (B, H, new, d), pad_mask (B, new) -> views (B, H, held, d) and (B, held).
@@ -157,13 +150,13 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        context: torch.Tensor,
+        x: Tensor,
+        context: Tensor,
         *,
         rotation: Rotation | None = None,
-        pad_mask: torch.Tensor | None = None,
+        pad_mask: Tensor | None = None,
         cache: KVCache | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Let the last l positions attend to all n: (B, l, D) -> (B, l, D).
 
         Args:
@@ -187,7 +180,7 @@ class MultiHeadAttention(nn.Module):
         heads = attend(q, k, v, pad_mask=pad_mask, dropout=dropout)  # (B, H, l, d)
         return self.output(heads.transpose(1, 2).reshape(B, l, D))
 
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, n, d)
 
 
@@ -200,8 +193,8 @@ class CausalSelfAttention(nn.Module):
         self.attention = MultiHeadAttention(num_channels, num_heads, dropout=dropout)
 
     def forward(
-        self, x: torch.Tensor, *, rotation: Rotation | None = None, cache: KVCache | None = None
-    ) -> torch.Tensor:
+        self, x: Tensor, *, rotation: Rotation | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """Attend among the latents `x`, (B, l, D) -> (B, l, D)."""
         x = self.norm(x)
         return self.attention(x, x, rotation=rotation, cache=cache)
@@ -224,13 +217,13 @@ class HybridAttention(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,
-        prefix: torch.Tensor,
+        x: Tensor,
+        prefix: Tensor,
         *,
         rotation: Rotation | None = None,
-        pad_mask: torch.Tensor | None = None,
+        pad_mask: Tensor | None = None,
         cache: KVCache | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Attend from the latents `x`, (B, l, D), to the prefix, (B, m, D), and among themselves.
 
         rotation, pad_mask and cache are of all m + l positions. Returns (B, l, D).

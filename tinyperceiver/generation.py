@@ -4,6 +4,7 @@ Axis letters: B batch, n tokens in the window, V vocabulary.
 """
 
 import torch
+from torch import Tensor
 
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.tokenizer import NUM_EVENTS
@@ -11,13 +12,13 @@ from tinyperceiver.tokenizer import NUM_EVENTS
 __all__ = ["choose_tokens", "generate", "keep_top_k", "keep_top_p"]
 
 
-def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Logits, (..., V), with -inf in place of all but the k highest (and their equals)."""
     least = logits.topk(min(k, logits.size(-1))).values[..., -1:]
     return logits.masked_fill(logits < least, float("-inf"))
 
 
-def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Logits, (..., V), with -inf outside the smallest set of tokens that has probability p.
 
     Nucleus sampling (Holtzman et al. 2020, section 3.1, https://arxiv.org/abs/1904.09751).
@@ -30,14 +31,14 @@ def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def choose_tokens(
-    logits: torch.Tensor,
+    logits: Tensor,
     *,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """The next token of each row, (B, V) -> (B,): the likeliest, or one drawn at random.
 
     Args:
@@ -65,11 +66,11 @@ def choose_tokens(
 
 def generate(
     model: PerceiverAR,
-    prompt: torch.Tensor,
+    prompt: Tensor,
     *,
     max_new_tokens: int,
     num_latents: int = 1,
-    pad_mask: torch.Tensor | None = None,
+    pad_mask: Tensor | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -77,7 +78,7 @@ def generate(
     use_cache: bool = True,
     generator: torch.Generator | None = None,
     progress: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Continue a prompt token by token, without end.
 
     The last `num_latents` tokens of the prompt are the first latents. Each new token is one more,
@@ -156,7 +157,7 @@ def _check_sampling(
 
 
 def _check_prompt(
-    model: PerceiverAR, prompt: torch.Tensor, num_latents: int, pad_mask: torch.Tensor | None
+    model: PerceiverAR, prompt: Tensor, num_latents: int, pad_mask: Tensor | None
 ) -> int:
     """The number of latents to start with, if the prompt can be continued at all."""
     config = model.config

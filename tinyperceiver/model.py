@@ -7,7 +7,7 @@ D = H * d channels, V vocabulary; n = m + l.
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinyperceiver.attention import CausalSelfAttention, HybridAttention, KVCache
 from tinyperceiver.rotary import rotation_at
@@ -19,39 +19,23 @@ __all__ = ["PRESETS", "DecoderCache", "DecoderLayer", "PerceiverAR", "PerceiverC
 class PerceiverConfig:
     """The shape of a Perceiver AR. Field names are those of the published configuration.
 
-    Attributes:
-        vocab_size: V, number of token ids.
-        max_seq_len: longest window n, in tokens.
-        max_latents: most latents l, in tokens; the rest of the window is prefix.
-        num_channels: D.
-        num_heads: H.
-        num_self_attention_layers: layers after the hybrid layer.
-        num_self_attention_rotary_layers: how many of those, from the first, rotate queries and
-            keys; -1 for all. The hybrid layer always does.
-        cross_attention_widening_factor: width of the hybrid layer's MLP, in units of D.
-        self_attention_widening_factor: width of the other MLPs, in units of D.
-        cross_attention_dropout: share of the prefix left out of each training step.
-        post_attention_dropout: dropout of attention weights.
-        residual_dropout: dropout of what a layer adds to its input.
-        init_scale: standard deviation of the initial linear and embedding weights.
-
     Raises:
         ValueError: a field is out of range, named with its value.
     """
 
-    vocab_size: int = 389
-    max_seq_len: int = 6144
-    max_latents: int = 2048
-    num_channels: int = 768
-    num_heads: int = 8
-    num_self_attention_layers: int = 18
-    num_self_attention_rotary_layers: int = 1
-    cross_attention_widening_factor: int = 4
-    self_attention_widening_factor: int = 4
-    cross_attention_dropout: float = 0.1
-    post_attention_dropout: float = 0.1
-    residual_dropout: float = 0.1
-    init_scale: float = 0.02
+    vocab_size: int = 389  # V
+    max_seq_len: int = 6144  # longest window n, in tokens
+    max_latents: int = 2048  # most latents l, in tokens; the rest of the window is prefix
+    num_channels: int = 768  # D
+    num_heads: int = 8  # H
+    num_self_attention_layers: int = 18  # after the hybrid layer
+    num_self_attention_rotary_layers: int = 1  # of those, how many rotate; -1 for all
+    cross_attention_widening_factor: int = 4  # hidden channels of the hybrid layer's MLP, over D
+    self_attention_widening_factor: int = 4  # hidden channels of the other MLPs, over D
+    cross_attention_dropout: float = 0.1  # share of the prefix left out of each training step
+    post_attention_dropout: float = 0.1  # of attention weights
+    residual_dropout: float = 0.1  # of what a layer adds to its input
+    init_scale: float = 0.02  # standard deviation of the first linear and embedding weights
 
     def __post_init__(self) -> None:
         least = {"num_self_attention_layers": 0, "num_self_attention_rotary_layers": -1}
@@ -119,7 +103,7 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, l, D) -> (B, l, D); further arguments go to the attention layer."""
         x = x + self.dropout(self.attention(x, *args, **kwargs))
         return x + self.dropout(self.mlp(x))
@@ -131,7 +115,7 @@ class DecoderCache:
 
     hybrid: KVCache
     layers: list[KVCache]
-    next_position: torch.Tensor | int = 0  # (B or 1, 1), in tokens, pads not counted
+    next_position: Tensor | int = 0  # (B or 1, 1), in tokens, pads not counted
 
 
 class PerceiverAR(nn.Module):
@@ -181,12 +165,12 @@ class PerceiverAR(nn.Module):
 
     def forward(
         self,
-        tokens: torch.Tensor,
+        tokens: Tensor,
         prefix_len: int,
-        pad_mask: torch.Tensor | None = None,
+        pad_mask: Tensor | None = None,
         *,
         cache: DecoderCache | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Logits of the token after each latent.
 
         Args:
@@ -232,7 +216,7 @@ class PerceiverAR(nn.Module):
             cache.next_position = first + tokens.size(1)
         return self.norm(x) @ self.embedding.weight.T  # (B, l, V)
 
-    def _check_window(self, tokens: torch.Tensor, prefix_len: int) -> None:
+    def _check_window(self, tokens: Tensor, prefix_len: int) -> None:
         config, n = self.config, tokens.size(1)
         if tokens.is_floating_point():
             raise ValueError(f"tokens must be integers, not {tokens.dtype}")
@@ -246,9 +230,7 @@ class PerceiverAR(nn.Module):
             )
 
 
-def _choose_kept(
-    x: torch.Tensor, prefix_len: int, dropped: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose_kept(x: Tensor, prefix_len: int, dropped: int) -> tuple[Tensor, Tensor]:
     """Rows and places of what a training step reads: part of the prefix, and all latents."""
     B, n, _ = x.shape
     order = torch.rand(B, prefix_len, device=x.device).argsort(dim=1)

@@ -5,13 +5,14 @@ H heads, d channels per head, D = H * d channels, V vocabulary; n = m + l.
 """
 
 import torch
+from torch import Tensor
 
 __all__ = ["Rotation", "apply_rotation", "rotation_at"]
 
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each (B or 1, n, d / 2)
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, n, d / 2)
 
 
-def rotation_at(positions: torch.Tensor, head_dim: int, *, base: float = 10_000.0) -> Rotation:
+def rotation_at(positions: Tensor, head_dim: int, *, base: float = 10_000.0) -> Rotation:
     """Cosines and sines of the angles by which the channel pairs turn at `positions`.
 
     Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a token,
@@ -34,7 +35,7 @@ def rotation_at(positions: torch.Tensor, head_dim: int, *, base: float = 10_000.
     return angle.cos().float(), angle.sin().float()
 
 
-def apply_rotation(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn the channel pairs (0, 1), (2, 3), ... of queries or keys.
 
     Args:
