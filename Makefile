@@ -31,7 +31,7 @@ FORCE:
 
 SOURCES := _config.yml _toc.yml $(shell find book tinyperceiver -type f \
 	-not -path '*/_build/*' -not -path '*/_vendor/*' -not -path '*/__pycache__/*' \
-	-not -path '*/.ipynb_checkpoints/*' -not -name '.*' -not -name '* *')
+	-not -path '*/.*' -not -name '* *')
 
 .PHONY: help book test install format clean FORCE
 .DEFAULT_GOAL := help

@@ -88,7 +88,7 @@ def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
 
 # Generate
 
-SEEDED = ("--max-new-tokens", 40, "--seed", 1, "--checkpoint", HUB)
+SEEDED = ("--max-new-tokens", 40, "--seed", 1, "--num-latents", 1, "--checkpoint", HUB)
 
 
 def test_generate_in_a_process_of_its_own(folder, run):
@@ -189,8 +189,9 @@ def test_the_other_encoding_is_decoded_by_its_own_rules(folder, run, option):
     config = replace(from_pretrained(PerceiverAR, HUB).config, vocab_size=390)
     model = PerceiverAR(config).eval()
     model.save_pretrained(folder / "clean")
-    arguments = ("--max-new-tokens", 60, "--seed", 4, "--checkpoint", folder / "clean", *option)
-    code, _, err = run("generate", "prompt.mid", "-o", "out.mid", *arguments)
+    arguments = ("--max-new-tokens", 60, "--seed", 4, "--num-latents", 1, *option)
+    arguments = ("-o", "out.mid", "--checkpoint", folder / "clean", *arguments)
+    code, _, err = run("generate", "prompt.mid", *arguments)
     assert code == 0, err
     tokens = encode_performance(read_midi("prompt.mid"))
     output = model.generate(
@@ -200,8 +201,20 @@ def test_the_other_encoding_is_decoded_by_its_own_rules(folder, run, option):
         top_p=0.95,
         generator=torch.Generator().manual_seed(4),
     )[0].tolist()
-    decode_midi([389, *output[len(tokens) :]] if option else output).write("expected.mid")
+    velocity = [token for token in tokens if 356 <= token < 388][-1]
+    alone = [389, velocity, *output[len(tokens) :]]
+    decode_midi(alone if option else output).write("expected.mid")
     assert notes_of("out.mid") == notes_of("expected.mid") != []
+
+
+def test_a_shipped_piece_is_a_prompt_by_its_name(folder, run):
+    short = ("--max-new-tokens", 1, "--prompt-tokens", 30, "--checkpoint", HUB)
+    assert run("generate", "mozart-sonata", "-o", "out.mid", *short)[0] == 0
+    assert notes_of("out.mid")
+
+
+def test_the_version_is_the_packages(run):
+    assert run("--version") == (0, f"tinyperceiver {tinyperceiver.__version__}\n", "")
 
 
 # Render
@@ -263,7 +276,9 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
         (("generate", "prompt.mid", "-o", "out.txt"), "out.txt must end in .mid or .midi"),
         (("generate", "prompt.mid", "-o", "folder.mid"), "folder.mid cannot be written"),
         (("generate", "prompt.mid", "-o", "no/out.mid"), "no/out.mid cannot be written"),
-        ((*GENERATE, "--wav", "out.mp3"), "out.mp3 must end in .wav"),
+        ((*GENERATE, "--wav", "out.ogg"), "out.ogg must end in .mp3 or .wav"),
+        ((*GENERATE, "--soundfont", "x.sf2"), "--soundfont has no effect without --wav"),
+        ((*GENERATE, "--wav", "out.wav", "--soundfont", "x.sf2"), "no sound font at x.sf2"),
         ((*GENERATE, "--wav", "no/out.wav"), "no/out.wav cannot be written"),
         ((*GENERATE, "--checkpoint", "./nothing"), "nothing is not a folder with a checkpoint"),
         ((*GENERATE, "--checkpoint", "./half"), "describes no Perceiver AR"),

@@ -19,10 +19,35 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MidiFile = Annotated[Path, typer.Argument(help="A MIDI file.", show_default=False)]
+MidiFile = Annotated[
+    str,
+    typer.Argument(
+        help="A MIDI file, or the name of a shipped piece: bach-prelude, mozart-sonata, "
+        "schubert-lindenbaum, chopin-mazurka or joplin-maple-leaf-rag.",
+        metavar="MIDI",
+        show_default=False,
+    ),
+]
 SoundFont = Annotated[
     Path | None, typer.Option(help="Sound font to play with (.sf2).", show_default="General MIDI")
 ]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from tinyperceiver import __version__
+
+        print(f"tinyperceiver {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Continue piano music with a Perceiver AR, and hear it."""
 
 
 @app.command()
@@ -37,15 +62,21 @@ def generate(
     ] = "tiny",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Length of the continuation. A second has about 37 tokens.")
+        int,
+        typer.Option(
+            min=1, max=1_000_000, help="Length of the continuation. A second has about 37 tokens."
+        ),
     ] = 512,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Continue from the first so many tokens of the prompt only."),
     ] = None,
     num_latents: Annotated[
-        int, typer.Option(min=1, help="How many of the prompt's last tokens are latents.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1, help="How many of the prompt's last tokens are latents.", show_default="64"
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="Below 1 plays safe, above 1 takes risks.")
     ] = 1.0,
@@ -54,11 +85,17 @@ def generate(
         float, typer.Option(help="Choose among the likeliest tokens of this total probability.")
     ] = 0.95,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same music.", show_default="random")
+        int | None,
+        typer.Option(
+            min=0, max=2**63 - 1, help="The same seed gives the same music.", show_default="random"
+        ),
     ] = None,
     greedy: Annotated[
         bool,
-        typer.Option("--greedy", help="Always take the likeliest token, whatever the four above."),
+        typer.Option(
+            "--greedy",
+            help="Always take the likeliest token: temperature, top-k, top-p and seed do nothing.",
+        ),
     ] = False,
     only_new: Annotated[
         bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")
@@ -68,19 +105,22 @@ def generate(
     """Continue the piano performance in a MIDI file.
 
     \b
-    tinyperceiver generate prompt.mid -o out.mid --wav out.wav --seed 1
+    tinyperceiver generate mozart-sonata -o out.mid --wav out.wav --seed 1
     tinyperceiver generate prompt.mid -o out.mid --temperature 0.9 --max-new-tokens 2000
     tinyperceiver generate prompt.mid -o out.mid --checkpoint krasserm/perceiver-ar-sam-giant-midi
     """
     import torch
 
-    from tinyperceiver import PerceiverAR, decode_midi, read_midi
+    from tinyperceiver import PerceiverAR, decode_midi
     from tinyperceiver.pipeline import decodable, encode_prompt
 
     _check_writable(output, {".mid", ".midi"})
     if wav is not None:
-        _check_writable(wav, {".wav"})
-    midi = read_midi(prompt)
+        _check_writable(wav, {".wav", ".mp3"})
+        _check_sound(soundfont)
+    elif soundfont is not None:
+        raise ValueError("--soundfont has no effect without --wav")
+    midi = _read_music(prompt)
     model = PerceiverAR.from_pretrained(checkpoint, revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     tokens = encode_prompt(model, midi)[:prompt_tokens]
@@ -88,6 +128,7 @@ def generate(
         raise ValueError(f"{prompt} has no notes to continue")
 
     # The model reads the end of a prompt that is longer than its window.
+    num_latents = num_latents or min(64, model.config.max_latents)
     window = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
     sampling = {}
     if not greedy:
@@ -127,10 +168,11 @@ def render(
     \b
     tinyperceiver render piece.mid -o piece.mp3
     """
-    from tinyperceiver import read_midi, synthesizer
+    from tinyperceiver import synthesizer
 
     _check_writable(output, {".wav", ".mp3"})
-    music = read_midi(midi)
+    _check_sound(soundfont)
+    music = _read_music(midi)
     _write_sound(output, music, soundfont)
     print(f"{output}: {music.get_end_time():.1f} s of music, played by {synthesizer()}")
 
@@ -159,14 +201,31 @@ def convert(
     print(f"{output}: {model.num_parameters:,} parameters")
 
 
+def _read_music(name: str):
+    from tinyperceiver import PIECES, load_piece, read_midi
+
+    return load_piece(name) if name in PIECES else read_midi(name)
+
+
+def _check_sound(soundfont: Path | None) -> None:
+    """Before the work, not after it: is there a synthesizer, and can it read the sound font?"""
+    from pretty_midi import PrettyMIDI
+
+    from tinyperceiver import render, synthesizer
+
+    synthesizer()
+    render(PrettyMIDI(), soundfont=soundfont)
+
+
 def _check_writable(path: Path, endings: set[str]) -> None:
-    """Before the work, not after it."""
+    """Before the work, too."""
     if path.suffix.lower() not in endings:
         raise ValueError(f"{path} must end in {' or '.join(sorted(endings))}")
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: its folder must exist, and not be a file's")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: no permission for {path.parent}")
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise ValueError(f"{path} cannot be written: no permission for {place}")
 
 
 def _write_midi(path: Path, music) -> None:
