@@ -4,18 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.midi import (
-    MAX_NOTE_SECONDS,
-    PEDAL_DOWN,
-    SUSTAIN_PEDAL,
-    Notes,
-    join_notes,
-    notes_of,
-)
+from tinyperceiver.midi import join_notes
+from tinyperceiver.pedal import hold_by_pedal
 from tinyperceiver.tokenizer import PERFORMANCE, STEPS_PER_SECOND, VELOCITY_BIN, write_tokens
 
 if TYPE_CHECKING:
-    from pretty_midi import Instrument, PrettyMIDI
+    from pretty_midi import PrettyMIDI
 
 __all__ = ["encode_performance"]
 
@@ -40,7 +34,7 @@ def encode_performance(midi: "PrettyMIDI") -> list[int]:
         ValueError: a note or pedal that is not MIDI, as in `encode_midi`.
     """
     start, end, pitch, velocity = join_notes(
-        _hold_by_pedal(instrument) for instrument in midi.instruments if not instrument.is_drum
+        hold_by_pedal(instrument) for instrument in midi.instruments if not instrument.is_drum
     )
     on, off = (np.rint(time * STEPS_PER_SECOND).astype(np.int64) for time in (start, end))
     order = np.lexsort((on, pitch))
@@ -64,22 +58,3 @@ def encode_performance(midi: "PrettyMIDI") -> list[int]:
     has_velocity[~is_off] = np.diff(velocity[~is_off] // VELOCITY_BIN, prepend=-1) != 0
     steps = np.diff(time, prepend=0)
     return [PERFORMANCE, *write_tokens(steps, is_off, pitch, velocity, has_velocity)]
-
-
-def _hold_by_pedal(instrument: "Instrument") -> Notes:
-    """Notes that end while the sustain pedal is down, lengthened to where it goes up."""
-    start, end, pitch, velocity = notes = notes_of(instrument)
-    changes = [c for c in instrument.control_changes if c.number == SUSTAIN_PEDAL]
-    if not (len(start) and changes):
-        return notes
-    time = np.array([change.time for change in changes])
-    if not (np.abs(time) <= MAX_NOTE_SECONDS).all():
-        raise ValueError(f"a pedal's time is not a number of at most {MAX_NOTE_SECONDS:,} seconds")
-    order = np.argsort(time, kind="stable")
-    time, is_down = time[order], np.array([c.value >= PEDAL_DOWN for c in changes])[order]
-    goes_up = np.append(np.where(is_down, np.inf, time), np.inf)
-    goes_up = np.minimum.accumulate(goes_up[::-1])[::-1]  # at or after each change
-    last = np.searchsorted(time, end, side="right")  # changes up to the end of each note
-    is_held = np.append(False, is_down)[last]  # False: before any change
-    held_to = np.minimum(goes_up[np.maximum(last - 1, 0)], end.max())
-    return start, np.where(is_held, np.maximum(end, held_to), end), pitch, velocity
