@@ -19,6 +19,8 @@ HTML := book/_build/html
 # A kernel named python3 may also lie in the user's home: take the one in .venv.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Where it is set, pyfluidsynth prints where its library lies, into notebooks and commands.
+unexport CI
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # A .venv made elsewhere or with another Python would run other code than the one that lies here.
