@@ -501,3 +501,13 @@ def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         model.generate(options.pop("prompt"), **options)
     assert model.training
+
+
+def test_the_coldest_draw_is_the_likeliest_event_of_each_row():
+    logits = torch.zeros(2, 389)
+    logits[0, 7], logits[1, 9] = 50.0, 1.0  # one row far above the other, and padding above both
+    logits[:, 388] = 100.0
+    before = logits.clone()
+    drawn = choose_tokens(logits, do_sample=True, temperature=1e-30)
+    assert drawn.tolist() == [7, 9]
+    assert torch.equal(logits, before), "the caller's logits were changed"

@@ -51,9 +51,9 @@ def choose_tokens(
     """
     if not do_sample:
         return logits.argmax(-1)
-    logits = logits.float() - logits.max()  # so that no temperature overflows
-    logits = logits / temperature
-    logits[:, NUM_EVENTS:] = float("-inf")  # ids that are no events, padding first of all
+    is_event = torch.arange(logits.size(-1), device=logits.device) < NUM_EVENTS  # padding is none
+    logits = logits.float().masked_fill(~is_event, float("-inf"))
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however cold
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None and top_p < 1:
