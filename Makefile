@@ -4,6 +4,7 @@
 #
 #   make book PYTHON=python3.13     with another Python, 3.11 or newer
 #   make test PYTEST="-k tokenizer" with options for pytest
+#   make chapters                   copy package code and exercises into the chapters, run those
 
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -35,7 +36,7 @@ SOURCES := _config.yml _toc.yml $(shell find book tinyperceiver -type f \
 	-not -path '*/_build/*' -not -path '*/_vendor/*' -not -path '*/__pycache__/*' \
 	-not -path '*/.*' -not -name '* *')
 
-.PHONY: help book test install format clean FORCE
+.PHONY: help book test chapters install format clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -64,6 +65,10 @@ test: $(BUILT)
 	@echo "== The notebooks: every printed output against the committed one"
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg book/*.ipynb
+
+# Chapters carry copies of the package's code and of book/exercises; what changed is run.
+chapters: $(INSTALLED)
+	$(BIN)/python scripts/fill_chapters.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

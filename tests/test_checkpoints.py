@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN, REFERENCE
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
@@ -31,9 +32,8 @@ from tinyperceiver.checkpoints import (
 )
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 
-GOLDEN = Path(__file__).parent / "golden" / "small"
-HUB, TRAINING = GOLDEN / "hub", GOLDEN / "training.ckpt"
-CASES = np.load(GOLDEN / "cases.npz")
+HUB, TRAINING = REFERENCE / "hub", GOLDEN / "small" / "training.ckpt"
+CASES = np.load(REFERENCE / "cases.npz")
 SMALL = PerceiverConfig(
     vocab_size=11,
     max_seq_len=8,

@@ -14,6 +14,7 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
+from conftest import GOLDEN, REFERENCE
 from typer.testing import CliRunner
 
 import tinyperceiver
@@ -25,8 +26,7 @@ from tinyperceiver.performance import encode_performance
 from tinyperceiver.tokenizer import decode_midi, encode_midi
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden" / "small"
-HUB = str(GOLDEN / "hub")
+HUB = str(REFERENCE / "hub")
 COMMANDS = ("generate", "render", "convert")
 
 
@@ -241,7 +241,7 @@ def test_render_writes_wav_and_mp3(folder, run):
 
 
 def test_convert_makes_what_checkpoint_takes(folder, run):
-    code, out, err = run("convert", GOLDEN / "training.ckpt", "-o", "released")
+    code, out, err = run("convert", GOLDEN / "small" / "training.ckpt", "-o", "released")
     assert code == 0, err
     model = from_pretrained(PerceiverAR, "./released")
     assert out == f"released: {model.num_parameters:,} parameters\n"
@@ -294,7 +294,7 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
         (("convert", "none.ckpt", "-o", "new"), "none.ckpt is neither a file nor an http(s)"),
         (("convert", "text.mid", "-o", "new"), "text.mid can't be read"),
         (
-            ("convert", GOLDEN / "training.ckpt", "-o", "new", "--sha256", "0" * 64),
+            ("convert", GOLDEN / "small" / "training.ckpt", "-o", "new", "--sha256", "0" * 64),
             "has the SHA-256",
         ),
     ],

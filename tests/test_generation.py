@@ -2,11 +2,11 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import GOLDEN, REFERENCE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyperceiver.checkpoints import from_pretrained
@@ -14,9 +14,8 @@ from tinyperceiver.generation import choose_tokens, generate, keep_top_k, keep_t
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.tokenizer import NUM_EVENTS
 
-GOLDEN = Path(__file__).parent / "golden" / "small"
-CASES = np.load(GOLDEN / "cases.npz")
-PADDED = np.load(GOLDEN / "padded.npz")
+CASES = np.load(REFERENCE / "cases.npz")
+PADDED = np.load(GOLDEN / "small" / "padded.npz")
 SMALL = PerceiverConfig(
     vocab_size=40,
     max_seq_len=12,
@@ -30,7 +29,7 @@ SMALL = PerceiverConfig(
 
 @pytest.fixture(scope="module")
 def golden_model() -> PerceiverAR:
-    return from_pretrained(PerceiverAR, GOLDEN / "hub")
+    return from_pretrained(PerceiverAR, REFERENCE / "hub")
 
 
 def small_model(**changes) -> PerceiverAR:

@@ -3,11 +3,11 @@
 import inspect
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import REFERENCE
 from torch.nn.functional import cross_entropy
 
 import tinyperceiver.model
@@ -16,8 +16,7 @@ from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 from tinyperceiver.rotary import rotation_at
 from tinyperceiver.tokenizer import PAD
 
-GOLDEN = Path(__file__).parent / "golden" / "small"
-CASES = np.load(GOLDEN / "cases.npz")
+CASES = np.load(REFERENCE / "cases.npz")
 SMALL = PerceiverConfig(
     vocab_size=50,
     max_seq_len=24,
@@ -36,7 +35,7 @@ NO_DROPOUT = {
 
 @pytest.fixture(scope="module")
 def golden_model() -> PerceiverAR:
-    return from_pretrained(PerceiverAR, GOLDEN / "hub")
+    return from_pretrained(PerceiverAR, REFERENCE / "hub")
 
 
 def small_model(**changes) -> PerceiverAR:

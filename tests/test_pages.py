@@ -331,6 +331,54 @@ def test_broken_links_are_noticed(tmp_path):
     assert broken_links(page, tmp_path) == ["b.html", "#no"]
 
 
+PICTURE = ".tinyperceiver-interactive"
+# What a reader sees of it: the drawing, and what is said in words.
+SEEN = """(root) => root.querySelector(".picture").innerHTML
+  + [...root.querySelectorAll("[aria-live], output")].map((node) => node.textContent)"""
+
+
+def test_interactive_pictures_follow_the_keyboard(visit):
+    for root in visit.page.locator(PICTURE).all():
+        assert root.locator(".controls").is_visible()
+        ranges = root.locator('input[type="range"]').all()
+        assert ranges, "nothing to move with the keyboard"
+        for slider in ranges:
+            name = slider.evaluate(
+                "(node) => (node.labels[0]?.innerText || node.ariaLabel || '').trim()"
+            )
+            assert name, "a slider without a label"
+            before, value = root.evaluate(SEEN), slider.input_value()
+            slider.focus()
+            for key in ("ArrowRight", "ArrowLeft"):  # the first moves nothing at the right end
+                visit.page.keyboard.press(key)
+                if slider.input_value() != value:
+                    break
+            assert slider.input_value() != value, f"{name} does not move"
+            assert root.evaluate(SEEN) != before, f"nothing follows {name}"
+    assert visit.complaints == []
+
+
+def test_there_are_three_interactive_pictures_at_least(visits):
+    count = sum(visits(name).page.locator(PICTURE).count() for name in PAGES)
+    assert count >= 3
+
+
+def test_without_scripts_the_pictures_stand(browser, origin, site):
+    context = browser.new_context(viewport=PHONE, java_script_enabled=False)
+    page, seen = context.new_page(), 0
+    for name in PAGES:
+        if "tinyperceiver-interactive" not in (site / f"{name}.html").read_text(encoding="utf-8"):
+            continue
+        page.goto(f"{origin}/{name}.html")
+        for root in page.locator(PICTURE).all():
+            assert not root.locator(".controls").is_visible(), "controls that do nothing"
+            box = root.locator(".picture svg").first.bounding_box()
+            assert box["width"] > 100 and box["height"] > 50
+            seen += 1
+    context.close()
+    assert seen >= 3
+
+
 def test_search_works_offline(browser, origin):
     found = Visit(browser, origin, "search")
     found.page.goto(f"{origin}/search.html?q=perceiver")

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import REFERENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
@@ -300,7 +300,7 @@ def test_the_mark_is_no_event_anywhere_else():
 
 @pytest.mark.parametrize("name", ["golden", "tiny"])
 def test_models_of_the_released_encoding_refuse_the_other(name):
-    model = PerceiverAR.from_pretrained(GOLDEN / "small" / "hub" if name == "golden" else name)
+    model = PerceiverAR.from_pretrained(REFERENCE / "hub" if name == "golden" else name)
     ours, released = encode_performance(piano(NOTES)), encode_midi(piano(NOTES))
     with pytest.raises(ValueError, match=r"token 389 at place 0 .* vocabulary of 389"):
         model.generate(torch.tensor([ours]), max_new_tokens=1)

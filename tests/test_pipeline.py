@@ -10,6 +10,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import torch
+from conftest import REFERENCE
 
 from tinyperceiver import pipeline as public_pipeline
 from tinyperceiver.checkpoints import CheckpointError, from_pretrained
@@ -18,7 +19,7 @@ from tinyperceiver.performance import encode_performance
 from tinyperceiver.pipeline import SymbolicAudioPipeline, encode_prompt, pipeline
 from tinyperceiver.tokenizer import decode_midi, encode_midi
 
-HUB = Path(__file__).parent / "golden" / "small" / "hub"
+HUB = REFERENCE / "hub"
 TASK = "symbolic-audio-generation"
 
 

@@ -1,7 +1,14 @@
 """Perceiver AR for symbolic piano music: from a MIDI file to a model that continues it."""
 
 from tinyperceiver.attention import HybridAttention, MultiHeadAttention
-from tinyperceiver.audio import mp3_bytes, piano_roll, play, render, synthesizer, wav_bytes
+from tinyperceiver.audio import (
+    mp3_bytes,
+    piano_roll,
+    play,
+    render,
+    synthesizer,
+    wav_bytes,
+)
 from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
 from tinyperceiver.generation import generate
 from tinyperceiver.midi import MidiReadError, read_midi

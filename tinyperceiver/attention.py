@@ -1,8 +1,8 @@
 """Multi-head attention, its cache, and the two attention layers of Perceiver AR.
 
-Perceiver AR: Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765.
-Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per head,
-D = H * d channels; n = m + l.
+Perceiver AR: Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765. Axis
+letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per
+head, D = H * d channels; n = m + l.
 """
 
 import torch
@@ -23,11 +23,15 @@ __all__ = [
 
 
 def causal_mask(
-    l: int, n: int, pad_mask: Tensor | None = None, device: torch.device | str | None = None
+    l: int,
+    n: int,
+    pad_mask: Tensor | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """True where the last l of n positions may look: query i at key j iff j <= i + (n - l).
+    """True where query i, of the last l of n positions, may see key j <= i + n - l.
 
-    (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look away from.
+    (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look
+    away from.
     """
     key = torch.arange(n, device=device)
     query = key[n - l :, None]
@@ -38,7 +42,11 @@ def causal_mask(
 
 
 def attention_formula(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V, as written (Vaswani et al. 2017, equation 1)."""
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (B, H, l, n)
@@ -61,7 +69,8 @@ def attend(
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
     """
     l, n = query.size(-2), key.size(-2)
-    # PyTorch's CPU kernel is slower in bfloat16 than the formula, 4 to 7 times for one query.
+    # In bfloat16 PyTorch's CPU kernel is slower than the formula, 4 to 7 times for one
+    # query.
     by_formula = query.device.type == "cpu" and query.dtype == torch.bfloat16
     mask, is_causal = None, False
     if pad_mask is None and l == 1:
@@ -69,7 +78,8 @@ def attend(
     elif pad_mask is None and l == n and not by_formula:
         is_causal = True
     elif pad_mask is None and query.is_cuda and not torch.compiler.is_compiling():
-        # Imported here as it takes as long as all of torch. Flash attention never builds this mask.
+        # Imported here as it takes as long as all of torch. Flash attention never
+        # builds this mask.
         from torch.nn.attention.bias import causal_lower_right
 
         mask = causal_lower_right(l, n)
@@ -85,9 +95,10 @@ def attend(
 class KVCache:
     """The keys and values of the last `capacity` positions, in a ring allocated once.
 
-    When the ring is full the newest position overwrites the oldest. Nothing is moved, and a step
-    costs the same from then on. The positions no longer stand in order, which a single query
-    cannot notice: its softmax is a sum over all of them. Use it without gradients.
+    When the ring is full the newest position overwrites the oldest. Nothing is moved,
+    and a step costs the same from then on. The positions no longer stand in order,
+    which a single query cannot notice: its softmax is a sum over all of them. Use it
+    without gradients.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -98,13 +109,15 @@ class KVCache:
     def append(
         self, key: Tensor, value: Tensor, pad_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Add new positions, then return all that are held: key, value, and pad_mask or None.
+        """Add new positions; return all held: key, value, and pad_mask or None.
 
-        key and value (B, H, new, d), pad_mask (B, new) -> views (B, H, held, d) and (B, held).
-        The first call may bring many positions and padding, every other call brings one.
+        key and value (B, H, new, d), pad_mask (B, new) -> views (B, H, held, d) and (B,
+        held). The first call may bring many positions and padding, every other call
+        brings one.
 
         Raises:
-            ValueError: more positions than the ring holds, or several after the first call.
+            ValueError: more positions than the ring holds, or several after the first
+                call.
         """
         B, H, new, d = key.shape
         if new > self.capacity or (self.seen and new > 1):
@@ -115,7 +128,8 @@ class KVCache:
         if self.key is None:
             self.key = key.new_empty(B, H, self.capacity, d)
             self.value = value.new_empty(B, H, self.capacity, d)
-            self.pad_mask = None if pad_mask is None else pad_mask.new_zeros(B, self.capacity)
+            if pad_mask is not None:
+                self.pad_mask = pad_mask.new_zeros(B, self.capacity)
         start = self.seen % self.capacity
         self.key[:, :, start : start + new] = key
         self.value[:, :, start : start + new] = value
@@ -128,17 +142,23 @@ class KVCache:
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), causal, aligned at the right.
+    """Causal multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
     Args:
         num_channels: D, a multiple of `num_heads`.
         num_heads: H; d = D / H is even when a rotation is used.
         dropout: probability of dropping an attention weight in training.
-        output_bias: whether the output projection has a bias; the others never have one.
+        output_bias: whether the output projection has a bias; the others never have
+            one.
     """
 
     def __init__(
-        self, num_channels: int, num_heads: int, *, dropout: float = 0.0, output_bias: bool = False
+        self,
+        num_channels: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        output_bias: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -185,15 +205,21 @@ class MultiHeadAttention(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Pre-norm causal self-attention over the latents; arguments as `MultiHeadAttention`."""
+    """Pre-norm causal self-attention; arguments as `MultiHeadAttention`."""
 
-    def __init__(self, num_channels: int, num_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_channels: int, num_heads: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(num_channels)
         self.attention = MultiHeadAttention(num_channels, num_heads, dropout=dropout)
 
     def forward(
-        self, x: Tensor, *, rotation: Rotation | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        *,
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Attend among the latents `x`, (B, l, D) -> (B, l, D)."""
         x = self.norm(x)
@@ -201,13 +227,15 @@ class CausalSelfAttention(nn.Module):
 
 
 class HybridAttention(nn.Module):
-    """Cross-attention to the prefix and causal self-attention over the latents, in one softmax.
+    """Cross-attention to the prefix and causal self-attention, in one softmax.
 
-    Every latent sees the whole prefix, and the latents up to and including itself. Prefix and
-    latents have a norm each; arguments as `MultiHeadAttention`.
+    Every latent sees the whole prefix, and the latents up to and including itself.
+    Prefix and latents have a norm each; arguments as `MultiHeadAttention`.
     """
 
-    def __init__(self, num_channels: int, num_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_channels: int, num_heads: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(num_channels)
         self.prefix_norm = nn.LayerNorm(num_channels)
@@ -224,10 +252,12 @@ class HybridAttention(nn.Module):
         pad_mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Attend from the latents `x`, (B, l, D), to the prefix, (B, m, D), and among themselves.
+        """Attend from latents `x`, (B, l, D), to the prefix, (B, m, D), and to latents.
 
         rotation, pad_mask and cache are of all m + l positions. Returns (B, l, D).
         """
         x = self.norm(x)
         context = torch.cat((self.prefix_norm(prefix), x), dim=1)  # (B, n, D)
-        return self.attention(x, context, rotation=rotation, pad_mask=pad_mask, cache=cache)
+        return self.attention(
+            x, context, rotation=rotation, pad_mask=pad_mask, cache=cache
+        )

@@ -64,7 +64,8 @@ def synthesizer() -> str:
     # pyfluidsynth also looks where Homebrew says; its import has the last word.
     if any(map(find_library, names)) or "HOMEBREW_PREFIX" in os.environ:
         try:
-            with redirect_stdout(io.StringIO()):  # it prints what it found when CI is set
+            # It prints what it found when CI is set.
+            with redirect_stdout(io.StringIO()):
                 importlib.import_module("fluidsynth")
             return "fluidsynth"
         except (ImportError, OSError):
@@ -87,7 +88,8 @@ class _FluidSynth:
         import fluidsynth
 
         self.library = ctypes.CDLL(fluidsynth.lib)
-        for level in range(5):  # from panic to debug: it would write warnings into notebooks
+        # From panic to debug: it would write warnings into notebooks.
+        for level in range(5):
             self.library.fluid_set_log_function(level, None, None)
         self.path = soundfont
         self.synth = fluidsynth.Synth(samplerate=float(sample_rate))
@@ -131,7 +133,9 @@ class _TinySoundFont:
     def select(self, channel: int, bank: int, program: int) -> bool:
         if self.synth.sfpreset_name(self.font, bank, program) is None:
             return False
-        self.synth.program_select(channel, self.font, bank, program, is_drums=bank == 128)
+        self.synth.program_select(
+            channel, self.font, bank, program, is_drums=bank == 128
+        )
         return True
 
     def samples(self, count: int) -> np.ndarray:
@@ -143,7 +147,9 @@ class _TinySoundFont:
 
 
 def render(
-    midi: "PrettyMIDI", sample_rate: int = 44_100, soundfont: str | os.PathLike | None = None
+    midi: "PrettyMIDI",
+    sample_rate: int = 44_100,
+    soundfont: str | os.PathLike | None = None,
 ) -> np.ndarray:
     """The sound of `midi`, which is left as it is.
 
@@ -166,7 +172,9 @@ def render(
         SynthesizerNotFoundError: no synthesizer is installed.
     """
     if sample_rate not in range(8000, 96_001):
-        raise ValueError(f"sample_rate must be an integer in 8000..96000 Hz, not {sample_rate!r}")
+        raise ValueError(
+            f"sample_rate must be an integer in 8000..96000 Hz, not {sample_rate!r}"
+        )
     sample_rate, path = int(sample_rate), _check_soundfont(soundfont)
     sounding = [(part, _sounding_notes(part)) for part in midi.instruments]
     sounding = [(part, notes) for part, notes in sounding if notes]
@@ -181,7 +189,8 @@ def render(
     fade = sample_rate // 10  # a sound font with a long release would end in a click
     samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
     peak = max(samples.max(), -samples.min())
-    samples *= PEAK / peak if peak > 1e-6 else 0  # FluidSynth's silence is a hum of 2e-8
+    # FluidSynth's silence is a hum of 2e-8.
+    samples *= PEAK / peak if peak > 1e-6 else 0
     return samples
 
 
@@ -194,11 +203,15 @@ def _render_instrument(
 ) -> None:
     """Add the sound of one instrument, on a synthesizer of its own, to `samples`, (N,)."""
     if synth.font == -1:
-        raise ValueError(f"{synthesizer()} cannot read the sound font {synth.path}: damaged?")
+        raise ValueError(
+            f"{synthesizer()} cannot read the sound font {synth.path}: damaged?"
+        )
     channel, bank = (9, 128) if part.is_drum else (0, 0)
     choices = ((bank, part.program), (bank, 0), (0, 0))
     if not any(synth.select(channel, *choice) for choice in choices):
-        raise ValueError(f"{synth.path} holds neither program {part.program} nor program 0")
+        raise ValueError(
+            f"{synth.path} holds neither program {part.program} nor program 0"
+        )
 
     # At the same time: ends, then controllers, then starts, or a repeated note would end at once.
     events = [(end, 0, synth.off, pitch) for _, end, pitch, _ in notes]
@@ -206,9 +219,12 @@ def _render_instrument(
     events += [
         (change.time, 1, synth.control, change.number, change.value)
         for change in part.control_changes
-        if change.number != SUSTAIN  # in the notes already: TinySoundFont does not know it
+        # In the notes already: TinySoundFont does not know it.
+        if change.number != SUSTAIN
     ]
-    events += [(start, 2, synth.on, pitch, velocity) for start, _, pitch, velocity in notes]
+    events += [
+        (start, 2, synth.on, pitch, velocity) for start, _, pitch, velocity in notes
+    ]
     events.sort(key=lambda event: event[:2])
 
     position, step = 0, 10 * sample_rate
@@ -241,7 +257,8 @@ def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
         if note.end == note.start:
             continue
         end = note.end
-        i = bisect_left(downs, end) - 1  # the last pedal pressed before the key is released
+        # The last pedal pressed before the key is released.
+        i = bisect_left(downs, end) - 1
         if i >= 0:
             end = max(end, min(pedal[i][1], MAX_SECONDS))
         end = min(end, struck.get(note.pitch, end))
@@ -273,14 +290,20 @@ def _check_soundfont(soundfont: str | os.PathLike | None) -> str:
 
     path = Path(soundfont or Path(pretty_midi.__file__).parent / "TimGM6mb.sf2")
     if not path.is_file():
-        raise FileNotFoundError(f"no sound font at {path}: give the path of an .sf2 file")
+        raise FileNotFoundError(
+            f"no sound font at {path}: give the path of an .sf2 file"
+        )
     with path.open("rb") as file:
         header = file.read(12)
     if header[:4] != b"RIFF" or header[8:] != b"sfbk":
-        raise ValueError(f"{path} is not a sound font: it does not begin as an .sf2 file does")
+        raise ValueError(
+            f"{path} is not a sound font: it does not begin as an .sf2 file does"
+        )
     expected, found = 8 + int.from_bytes(header[4:8], "little"), path.stat().st_size
     if found < expected:
-        raise ValueError(f"{path} is cut off: {found} of {expected} bytes; download it again")
+        raise ValueError(
+            f"{path} is cut off: {found} of {expected} bytes; download it again"
+        )
     return str(path)
 
 
@@ -298,7 +321,9 @@ def wav_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 44_100) -> by
         ValueError: samples that are not floating-point numbers, not finite or not (N,), or a bad
             sample rate; or as `render`.
     """
-    samples = np.clip(_to_samples(audio, sample_rate), -1, 1) * np.float32(32_767)  # (N,)
+    samples = np.clip(_to_samples(audio, sample_rate), -1, 1) * np.float32(
+        32_767
+    )  # (N,)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -325,7 +350,9 @@ def mp3_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 22_050) -> by
 
     rates = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
     if sample_rate not in rates:
-        raise ValueError(f"sample_rate must be one of MP3's, {rates} Hz, not {sample_rate!r}")
+        raise ValueError(
+            f"sample_rate must be one of MP3's, {rates} Hz, not {sample_rate!r}"
+        )
     samples = _to_samples(audio, sample_rate)
     buffer = io.BytesIO()
     if len(samples):
@@ -357,7 +384,8 @@ def _to_samples(audio: "PrettyMIDI | np.ndarray", sample_rate: int) -> np.ndarra
 class _Roll(NamedTuple):
     """What the piano rolls show, in seconds and MIDI pitches."""
 
-    bars: list[tuple[float, float, int, str, float]]  # start, end, pitch, colour, opacity
+    # Start, end, pitch, colour, opacity.
+    bars: list[tuple[float, float, int, str, float]]
     pedal: list[tuple[float, float]]
     low: int
     high: int
@@ -371,22 +399,30 @@ def _roll(midi: "PrettyMIDI", split: float | None) -> _Roll:
 
     parts = [part for part in midi.instruments if not part.is_drum]
     notes = sorted(
-        (note.start, note.end, note.pitch, note.velocity) for part in parts for note in part.notes
+        (note.start, note.end, note.pitch, note.velocity)
+        for part in parts
+        for note in part.notes
     )
     if not all(0 <= value < float("inf") for note in notes for value in note):
-        raise ValueError("midi holds a note whose start, end, pitch or velocity is below 0 or NaN")
+        raise ValueError(
+            "midi holds a note whose start, end, pitch or velocity is below 0 or NaN"
+        )
     if split is not None and not 0 <= split < float("inf"):
         raise ValueError(f"split must be a time in seconds, 0 or later, not {split!r}")
     if not notes:
         return _Roll([], [], 59, 73, 1.0, None, "Piano roll without notes.")
     seconds = max(end for _, end, _, _ in notes) or 1.0
     split = None if split is None or split >= seconds else split
-    gap = 0.0015 * seconds  # bars end a hair early, or repeated notes would run together
+    # Bars end a hair early, or repeated notes would run together.
+    gap = 0.0015 * seconds
     bars, later = [], 0
     for start, end, pitch, velocity in notes:
         is_later = split is not None and start >= split
         later += is_later
-        color, opacity = ORANGE if is_later else BLUE, round(0.4 + 0.6 * velocity / 127, 2)
+        color, opacity = (
+            ORANGE if is_later else BLUE,
+            round(0.4 + 0.6 * velocity / 127, 2),
+        )
         bars.append((start, max(end - gap, start + gap), pitch, color, opacity))
     pedal = sorted(interval for part in parts for interval in _pedal_intervals(part))
     low, high = min(note[2] for note in notes), max(note[2] for note in notes)
@@ -398,12 +434,15 @@ def _roll(midi: "PrettyMIDI", split: float | None) -> _Roll:
     )
     if split is not None:
         text += f" {later} notes, from {split:.1f} seconds on, are a continuation."
-    spare = max(0, 14 - (high - low)) // 2 + 2  # at least an octave, so that a C is in sight
+    # At least an octave, so that a C is in sight.
+    spare = max(0, 14 - (high - low)) // 2 + 2
     return _Roll(bars, pedal, low - spare, high + spare, seconds, split, text)
 
 
 def _octaves(roll: _Roll) -> dict[int, str]:
-    return {c: f"C{c // 12 - 1}" for c in range(-(-roll.low // 12) * 12, roll.high + 1, 12)}
+    return {
+        c: f"C{c // 12 - 1}" for c in range(-(-roll.low // 12) * 12, roll.high + 1, 12)
+    }
 
 
 def piano_roll(
@@ -434,7 +473,12 @@ def piano_roll(
     ink, bottom, ticks = plt.rcParams["text.color"], roll.low, _octaves(roll)
     ax.hlines(list(ticks), 0, roll.seconds, colors=ink, alpha=0.2, lw=0.6, zorder=1)
     boxes = [
-        ((start, pitch - 0.42), (start, pitch + 0.42), (end, pitch + 0.42), (end, pitch - 0.42))
+        (
+            (start, pitch - 0.42),
+            (start, pitch + 0.42),
+            (end, pitch + 0.42),
+            (end, pitch - 0.42),
+        )
         for start, end, pitch, _, _ in roll.bars
     ]
     shades = [bar[3:] for bar in roll.bars]
@@ -446,11 +490,17 @@ def piano_roll(
         ticks = {bottom + 1: "pedal", **ticks}
     if roll.split is not None:
         ax.axvline(roll.split, color=ink, lw=1, ls="--")
-        place = {"transform": ax.get_xaxis_transform(), "va": "bottom", "clip_on": False}
+        place = {
+            "transform": ax.get_xaxis_transform(),
+            "va": "bottom",
+            "clip_on": False,
+        }
         ax.text(roll.split, 1.0, "continuation →", fontweight="bold", **place)
     if not roll.bars:
         ax.text(0.5, 0.5, "no notes", transform=ax.transAxes, ha="center", va="center")
-    ax.set(xlim=(0, roll.seconds), ylim=(bottom - 0.5, roll.high), xlabel="time (seconds)")
+    ax.set(
+        xlim=(0, roll.seconds), ylim=(bottom - 0.5, roll.high), xlabel="time (seconds)"
+    )
     ax.set_yticks(list(ticks), list(ticks.values()))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -502,7 +552,9 @@ def play(
         facts.append(f"{square} continuation from {roll.split:.1f} s")
     parts.append(f'<div style="font-size:.8em;opacity:.85">{" · ".join(facts)}</div>')
     # A book may style the class; a <figure> would bring its theme's own captions and margins.
-    return HTML(f'<div class="tinyperceiver-player" style="max-width:54em">{"".join(parts)}</div>')
+    return HTML(
+        f'<div class="tinyperceiver-player" style="max-width:54em">{"".join(parts)}</div>'
+    )
 
 
 def _svg_roll(roll: _Roll) -> str:
@@ -521,30 +573,39 @@ def _svg_roll(roll: _Roll) -> str:
         return round((roll.high - pitch + 0.5) * row)
 
     lines = {}  # style -> path: what looks alike is drawn as one
-    grid = 'stroke="currentColor" stroke-opacity=".2" vector-effect="non-scaling-stroke"'
+    grid = (
+        'stroke="currentColor" stroke-opacity=".2" vector-effect="non-scaling-stroke"'
+    )
     steps = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800)
     step = next((step for step in steps if roll.seconds <= 6 * step), roll.seconds / 6)
     times = [i * step for i in range(7) if i * step <= 0.92 * roll.seconds]
     lines[grid] = "".join(f"M0 {y(pitch)}h{width}" for pitch in _octaves(roll))
     lines[grid] += "".join(f"M{x(time)} 0v{height}" for time in times)
     for start, end, pitch, color, opacity in roll.bars:
-        style = f'stroke="{color}" stroke-opacity="{opacity:.1f}" stroke-width="{row - 1}"'
+        style = (
+            f'stroke="{color}" stroke-opacity="{opacity:.1f}" stroke-width="{row - 1}"'
+        )
         lines[style] = lines.get(style, "") + f"M{x(start)} {y(pitch)}H{x(end)}"
     style = f'stroke="currentColor" stroke-opacity=".55" stroke-width="{2 * row}"'
-    lines[style] = "".join(f"M{x(down)} {y(bottom + 1)}H{x(up)}" for down, up in roll.pedal)
+    lines[style] = "".join(
+        f"M{x(down)} {y(bottom + 1)}H{x(up)}" for down, up in roll.pedal
+    )
     if roll.split is not None:
         style = 'stroke="currentColor" stroke-dasharray="5 4" vector-effect="non-scaling-stroke"'
         lines[style] = f"M{x(roll.split)} 0v{height}"
     paths = "".join(f'<path d="{data}" {style}/>' for style, data in lines.items())
 
-    places = [(f"left:{time / roll.seconds:.1%};top:100%", f"{time:g} s") for time in times]
+    places = [
+        (f"left:{time / roll.seconds:.1%};top:100%", f"{time:g} s") for time in times
+    ]
     side = "right:calc(100% + .5em);margin-top:-.7em;top:{:.1%}"
     places += [(side.format(y(c) / height), text) for c, text in _octaves(roll).items()]
     if roll.pedal:
         places.append((side.format(y(bottom + 1) / height), "pedal"))
     style = "position:absolute;font-size:.75em;line-height:1.4;white-space:nowrap"
     labels = "".join(
-        f'<span aria-hidden="true" style="{style};{place}">{text}</span>' for place, text in places
+        f'<span aria-hidden="true" style="{style};{place}">{text}</span>'
+        for place, text in places
     )
     return (
         f'<div style="position:relative;height:12em;margin:.8em .6em 1.6em 3em">'

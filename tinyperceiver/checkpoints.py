@@ -61,7 +61,8 @@ PEER_NAMES = {
     "layers.{i}.mlp.down": "self_attention.{i}.1.module.3",
     "norm": "out_norm",
 }
-PEER_SPEEDS = "input_adapter.frq_pos_encoding.inv_freq"  # of the rotation; we compute them
+# Of the rotation; we compute them.
+PEER_SPEEDS = "input_adapter.frq_pos_encoding.inv_freq"
 
 # What else the peer's configuration holds: what only one value is built for, and what changes no
 # answer of the model.
@@ -122,16 +123,24 @@ def from_pretrained(
         CheckpointError: nothing by this name, or it is damaged, incomplete or another model.
     """
     folder = SHIPPED.get(name_or_path) or Path(name_or_path).expanduser()
-    is_path = isinstance(name_or_path, os.PathLike) or re.match(r"[./~]|.*\\|.*/.*/", name_or_path)
+    is_path = isinstance(name_or_path, os.PathLike) or re.match(
+        r"[./~]|.*\\|.*/.*/", name_or_path
+    )
     if folder.is_dir() and revision is not None:
-        raise CheckpointError(f"{folder} is a folder: revision={revision!r} is for a hub id only")
+        raise CheckpointError(
+            f"{folder} is a folder: revision={revision!r} is for a hub id only"
+        )
     if not folder.is_dir():
         if is_path or folder.is_file() or name_or_path in SHIPPED:
             raise CheckpointError(
                 f"{folder} is not a folder with a checkpoint (convert_checkpoint makes one from a "
                 f"training checkpoint)"
             )
-        options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        options = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
         folder = _fetch_from_hub(name_or_path, revision, options)
 
     source, settings = folder / CONFIG, _read_json(folder / CONFIG)
@@ -139,16 +148,26 @@ def from_pretrained(
         config = _make_config(settings, source, OWN_REQUIRED, {"weights_sha256"})
         weights, prefix = _find_own_weights(folder, settings), None
     elif isinstance(settings.get("model_config"), dict):
-        peer_settings = settings["model_config"] | {"model_type": settings.get("model_type")}
+        peer_settings = settings["model_config"] | {
+            "model_type": settings.get("model_type")
+        }
         config = _make_config(peer_settings, source, HUB_REQUIRED, IGNORED)
         weights = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
         prefix = "backend_model."
     else:
-        raise CheckpointError(f"{source} describes no Perceiver AR: no `format`, no `model_config`")
+        raise CheckpointError(
+            f"{source} describes no Perceiver AR: no `format`, no `model_config`"
+        )
     if not weights.exists():
-        raise CheckpointError(f"{folder} holds no weights ({WEIGHTS} or, from the hub, {PICKLE})")
-    tensors = _read_pickle(weights) if weights.name == PICKLE else _read_safetensors(weights)
-    return _build(cls, config, tensors, weights, prefix=prefix, device=device, dtype=dtype)
+        raise CheckpointError(
+            f"{folder} holds no weights ({WEIGHTS} or, from the hub, {PICKLE})"
+        )
+    tensors = (
+        _read_pickle(weights) if weights.name == PICKLE else _read_safetensors(weights)
+    )
+    return _build(
+        cls, config, tensors, weights, prefix=prefix, device=device, dtype=dtype
+    )
 
 
 def save_pretrained(
@@ -174,7 +193,9 @@ def save_pretrained(
     for name, tensor in self.state_dict().items():
         tensors[name] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         if not torch.equal(tensors[name].isfinite(), tensor.detach().cpu().isfinite()):
-            raise CheckpointError(f"{name} has values beyond the range of {dtype}: use another")
+            raise CheckpointError(
+                f"{name} has values beyond the range of {dtype}: use another"
+            )
 
     config, weights = folder / CONFIG, folder / WEIGHTS
     is_new, before = not folder.exists(), None
@@ -183,14 +204,20 @@ def save_pretrained(
         before = _finish_interrupted_save(folder)
         save_file(tensors, _staged(weights), metadata={"format": "pt"})
         settings = (
-            OWN_REQUIRED | asdict(self.config) | {"weights_sha256": _sha256(_staged(weights))}
+            OWN_REQUIRED
+            | asdict(self.config)
+            | {"weights_sha256": _sha256(_staged(weights))}
         )
-        _staged(config).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        shutil.copymode(_staged(config), _staged(weights))  # safetensors gives it to its owner only
+        _staged(config).write_text(
+            json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+        )
+        # Safetensors gives it to its owner only.
+        shutil.copymode(_staged(config), _staged(weights))
         for path in (_staged(weights), _staged(config)):
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(_staged(config), config)  # from here on the new one counts: _find_own_weights
+        # From here on the new one counts: _find_own_weights.
+        os.replace(_staged(config), config)
         os.replace(_staged(weights), weights)
     except BaseException as error:
         with suppress(OSError):
@@ -278,33 +305,50 @@ def _build(
     """A model from tensors under our names or, with a prefix, under the peer's."""
     if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise CheckpointError(f"{source} holds something else than tensors by name")
-    if config.num_self_attention_layers > len(tensors):  # before that costs time and memory
+    # Before that costs time and memory.
+    if config.num_self_attention_layers > len(tensors):
         raise CheckpointError(
             f"{source} holds {len(tensors)} tensors, too few for num_self_attention_layers = "
             f"{config.num_self_attention_layers}"
         )
     try:
-        with torch.device("meta"):  # shapes only: no memory, no initial values to throw away
+        # Shapes only: no memory, no initial values to throw away.
+        with torch.device("meta"):
             model = cls(config)
     except (OverflowError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{source}: no model can have this shape: {error}") from error
-    stored = {own: own if prefix is None else prefix + peer_name(own) for own in model.state_dict()}
-    shapes = {stored[own]: tuple(value.shape) for own, value in model.state_dict().items()}
+        raise CheckpointError(
+            f"{source}: no model can have this shape: {error}"
+        ) from error
+    stored = {
+        own: own if prefix is None else prefix + peer_name(own)
+        for own in model.state_dict()
+    }
+    shapes = {
+        stored[own]: tuple(value.shape) for own, value in model.state_dict().items()
+    }
     tensors = dict(tensors)
     speeds = None if prefix is None else tensors.pop(prefix + PEER_SPEEDS, None)
-    problems = [f"{name} {shapes[name]} is missing" for name in shapes.keys() - tensors.keys()]
+    problems = [
+        f"{name} {shapes[name]} is missing" for name in shapes.keys() - tensors.keys()
+    ]
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
         if name not in shapes:
             problems.append(f"{name} {shape} is surplus")
         elif shape != shapes[name]:
             problems.append(f"{name} {shape} should be {shapes[name]}")
-        elif not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        elif (
+            not tensor.is_floating_point()
+            or tensor.layout != torch.strided
+            or tensor.is_meta
+        ):
             problems.append(f"{name} holds no floating-point numbers ({tensor.dtype})")
     if problems:
         more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
         listed = "; ".join(sorted(problems)[:12])
-        raise CheckpointError(f"{source} does not fit its configuration: {listed}{more}")
+        raise CheckpointError(
+            f"{source} does not fit its configuration: {listed}{more}"
+        )
     if speeds is not None:
         _check_speeds(speeds, config, source)
     # Copied, since the file can be replaced or removed while the model lives.
@@ -316,10 +360,14 @@ def _build(
     return model.eval()
 
 
-def _check_speeds(speeds: torch.Tensor, config: PerceiverConfig, source: str | Path) -> None:
+def _check_speeds(
+    speeds: torch.Tensor, config: PerceiverConfig, source: str | Path
+) -> None:
     """Refuse weights trained with another rotation than ours: they would load, but not play."""
     head_dim = config.num_channels // config.num_heads
-    expected = 10_000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)  # (d / 2), radians per token
+    expected = 10_000.0 ** (
+        -torch.arange(0, head_dim, 2) / head_dim
+    )  # (d / 2), radians per token
     precision = torch.finfo(speeds.dtype).eps if speeds.is_floating_point() else 0
     if speeds.shape != expected.shape or not torch.allclose(
         speeds.float(), expected, rtol=max(1e-5, precision), atol=0
@@ -337,7 +385,9 @@ def _make_config(
     for name, value in required.items():
         given = settings.get(name)
         if type(given) is not type(value) or given != value:
-            raise CheckpointError(f"{source}: {name} is {given!r}; only {value!r} is supported")
+            raise CheckpointError(
+                f"{source}: {name} is {given!r}; only {value!r} is supported"
+            )
     if unknown := settings.keys() - known - required.keys() - ignored:
         raise CheckpointError(
             f"{source} has configuration fields unknown to this version, which may mean another "
@@ -346,18 +396,24 @@ def _make_config(
     # The released configuration is older than this field; it was trained with 1.
     settings = {"num_self_attention_rotary_layers": 1} | settings
     if missing := known - settings.keys():
-        raise CheckpointError(f"{source} lacks configuration fields: {', '.join(sorted(missing))}")
+        raise CheckpointError(
+            f"{source} lacks configuration fields: {', '.join(sorted(missing))}"
+        )
     try:
         return PerceiverConfig(**{name: settings[name] for name in known})
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{source} has an impossible configuration: {error}") from error
+        raise CheckpointError(
+            f"{source} has an impossible configuration: {error}"
+        ) from error
 
 
 def _read_json(path: Path) -> dict:
     try:
         settings = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no checkpoint: {CONFIG} is missing") from error
+        raise CheckpointError(
+            f"{path.parent} holds no checkpoint: {CONFIG} is missing"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(settings, dict):
@@ -399,8 +455,14 @@ def _read_pickle(path: Path, source: str | Path | None = None) -> object:
             ) from None
         with open(path, "rb") as file:
             cut = file.read(4) == b"PK\x03\x04" and not is_zip
-        reason = "it is truncated" if cut else "it is damaged, or no file of tensors by PyTorch"
-        raise CheckpointError(f"{source} can't be read: {reason}. Fetch it again") from None
+        reason = (
+            "it is truncated"
+            if cut
+            else "it is damaged, or no file of tensors by PyTorch"
+        )
+        raise CheckpointError(
+            f"{source} can't be read: {reason}. Fetch it again"
+        ) from None
 
 
 def _find_own_weights(folder: Path, settings: dict) -> Path:
@@ -459,25 +521,37 @@ def _fetch_from_hub(name: str, revision: str | None, options: dict) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        folder = Path(hf_hub_download(name, CONFIG, revision=revision, **options)).parent
+        folder = Path(
+            hf_hub_download(name, CONFIG, revision=revision, **options)
+        ).parent
         if not any((folder / weights).exists() for weights in (WEIGHTS, PICKLE)):
-            commit = folder.name  # both files from one, even if the branch moves on meanwhile
+            # Both files from one, even if the branch moves on meanwhile.
+            commit = folder.name
             try:
                 hf_hub_download(name, WEIGHTS, revision=commit, **options)
             except errors.EntryNotFoundError:
                 hf_hub_download(name, PICKLE, revision=commit, **options)
         return folder
     except errors.RepositoryNotFoundError as error:
-        reason, cause = "no such model, or a private one: check the name, or pass `token`", error
+        reason, cause = (
+            "no such model, or a private one: check the name, or pass `token`",
+            error,
+        )
     except errors.RevisionNotFoundError as error:
         reason, cause = f"it has no revision {revision!r}", error
     except errors.LocalEntryNotFoundError as error:
-        reason, cause = "it is not in the cache, and the hub is switched off or out of reach", error
+        reason, cause = (
+            "it is not in the cache, and the hub is switched off or out of reach",
+            error,
+        )
     except errors.EntryNotFoundError as error:
         reason, cause = f"it lacks {CONFIG}, or both {WEIGHTS} and {PICKLE}", error
-    except Exception as error:  # of the network libraries below, which differ between versions
+    # Of the network libraries below, which differ between versions.
+    except Exception as error:
         reason, cause = f"{_reason(error)}; try again", error
-    raise CheckpointError(f"{name!r}: no such folder, and not from the hub: {reason}") from cause
+    raise CheckpointError(
+        f"{name!r}: no such folder, and not from the hub: {reason}"
+    ) from cause
 
 
 def _push_to_hub(folder: Path, name: str, token: str | bool | None) -> None:
@@ -505,11 +579,15 @@ def _download(url: str, path: Path) -> None:
         with urlopen(url, timeout=60) as response, open(path, "wb") as file:
             announced = response.headers["Content-Length"]
             total = None if announced is None else int(announced)
-            with tqdm(total=total, unit="B", unit_scale=True, desc=url.split("/")[-1]) as bar:
+            with tqdm(
+                total=total, unit="B", unit_scale=True, desc=url.split("/")[-1]
+            ) as bar:
                 while chunk := response.read(1 << 20):
                     bar.update(file.write(chunk))
     except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(f"{url} could not be downloaded: {_reason(error)}") from error
+        raise CheckpointError(
+            f"{url} could not be downloaded: {_reason(error)}"
+        ) from error
     if total is not None and path.stat().st_size != total:
         raise CheckpointError(
             f"{url}: the transfer broke off after {path.stat().st_size:,} of {total:,} bytes. Try "

@@ -29,7 +29,8 @@ MidiFile = Annotated[
     ),
 ]
 SoundFont = Annotated[
-    Path | None, typer.Option(help="Sound font to play with (.sf2).", show_default="General MIDI")
+    Path | None,
+    typer.Option(help="Sound font to play with (.sf2).", show_default="General MIDI"),
 ]
 
 
@@ -44,7 +45,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show it."
+        ),
     ] = False,
 ) -> None:
     """Continue piano music with a Perceiver AR, and hear it."""
@@ -54,40 +58,62 @@ def options(
 def generate(
     prompt: MidiFile,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="MIDI file to write.", show_default=False)
+        Path,
+        typer.Option("--output", "-o", help="MIDI file to write.", show_default=False),
     ],
-    wav: Annotated[Path | None, typer.Option(help="Write the sound to this file, too.")] = None,
+    wav: Annotated[
+        Path | None, typer.Option(help="Write the sound to this file, too.")
+    ] = None,
     checkpoint: Annotated[
-        str, typer.Option(help="'tiny', which is shipped; a folder; or a model id on the hub.")
+        str,
+        typer.Option(
+            help="'tiny', which is shipped; a folder; or a model id on the hub."
+        ),
     ] = "tiny",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub.")
+    ] = None,
     max_new_tokens: Annotated[
         int,
         typer.Option(
-            min=1, max=1_000_000, help="Length of the continuation. A second has about 37 tokens."
+            min=1,
+            max=1_000_000,
+            help="Length of the continuation. A second has about 37 tokens.",
         ),
     ] = 512,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Continue from the first so many tokens of the prompt only."),
+        typer.Option(
+            min=1, help="Continue from the first so many tokens of the prompt only."
+        ),
     ] = None,
     num_latents: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many of the prompt's last tokens are latents.", show_default="64"
+            min=1,
+            help="How many of the prompt's last tokens are latents.",
+            show_default="64",
         ),
     ] = None,
     temperature: Annotated[
         float, typer.Option(help="Below 1 plays safe, above 1 takes risks.")
     ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest tokens.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Choose among the k likeliest tokens.")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Choose among the likeliest tokens of this total probability.")
+        float,
+        typer.Option(
+            help="Choose among the likeliest tokens of this total probability."
+        ),
     ] = 0.95,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=2**63 - 1, help="The same seed gives the same music.", show_default="random"
+            min=0,
+            max=2**63 - 1,
+            help="The same seed gives the same music.",
+            show_default="random",
         ),
     ] = None,
     greedy: Annotated[
@@ -98,7 +124,8 @@ def generate(
         ),
     ] = False,
     only_new: Annotated[
-        bool, typer.Option("--only-new", help="Leave the prompt out of what is written.")
+        bool,
+        typer.Option("--only-new", help="Leave the prompt out of what is written."),
     ] = False,
     soundfont: SoundFont = None,
 ) -> None:
@@ -149,7 +176,9 @@ def generate(
     if wav is not None:
         _write_sound(wav, music, soundfont)
     chance = "" if greedy else f", seed {seed}"
-    print(f"{output}: {music.get_end_time():.1f} s, {max_new_tokens} new tokens{chance}")
+    print(
+        f"{output}: {music.get_end_time():.1f} s, {max_new_tokens} new tokens{chance}"
+    )
 
 
 @app.command()
@@ -158,7 +187,10 @@ def render(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Sound file to write, .wav or .mp3.", show_default=False
+            "--output",
+            "-o",
+            help="Sound file to write, .wav or .mp3.",
+            show_default=False,
         ),
     ],
     soundfont: SoundFont = None,
@@ -180,12 +212,18 @@ def render(
 @app.command()
 def convert(
     checkpoint: Annotated[
-        str, typer.Argument(help="A Lightning training checkpoint: path or http(s) address.")
+        str,
+        typer.Argument(
+            help="A Lightning training checkpoint: path or http(s) address."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
+        Path,
+        typer.Option("--output", "-o", help="Folder to write.", show_default=False),
     ],
-    sha256: Annotated[str | None, typer.Option(help="The hash that the file must have.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The hash that the file must have.")
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Upload the result under this model id, too.")
     ] = None,
@@ -222,7 +260,9 @@ def _check_writable(path: Path, endings: set[str]) -> None:
     if path.suffix.lower() not in endings:
         raise ValueError(f"{path} must end in {' or '.join(sorted(endings))}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{path} cannot be written: its folder must exist, and not be a file's")
+        raise ValueError(
+            f"{path} cannot be written: its folder must exist, and not be a file's"
+        )
     for place in (path.parent, path):
         if place.exists() and not os.access(place, os.W_OK):
             raise ValueError(f"{path} cannot be written: no permission for {place}")

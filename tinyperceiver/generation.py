@@ -13,15 +13,15 @@ __all__ = ["choose_tokens", "generate", "keep_top_k", "keep_top_p"]
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits, (..., V), with -inf in place of all but the k highest (and their equals)."""
+    """Logits, (..., V), with -inf in place of all but the k highest and their equals."""
     least = logits.topk(min(k, logits.size(-1))).values[..., -1:]
     return logits.masked_fill(logits < least, float("-inf"))
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits, (..., V), with -inf outside the smallest set of tokens that has probability p.
+    """Logits, (..., V), with -inf outside the smallest set of probability p.
 
-    Nucleus sampling (Holtzman et al. 2020, section 3.1, https://arxiv.org/abs/1904.09751).
+    Nucleus sampling (Holtzman et al. 2020, section 3.1, arXiv:1904.09751).
     """
     ordered, token = logits.sort(descending=True)
     probability = ordered.softmax(-1)
@@ -39,11 +39,12 @@ def choose_tokens(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The next token of each row, (B, V) -> (B,): the likeliest, or one drawn at random.
+    """The next token of each row, (B, V) -> (B,): the likeliest, or one drawn.
 
     Args:
         logits: (B, V).
-        do_sample: draw from the distribution, padding excluded, instead of taking the likeliest.
+        do_sample: draw from the distribution, padding excluded, instead of taking the
+            likeliest.
         temperature: divides the logits; below 1 sharper, above 1 flatter.
         top_k: draw only among the k likeliest tokens.
         top_p: draw only among the likeliest tokens that together have probability p.
@@ -51,9 +52,11 @@ def choose_tokens(
     """
     if not do_sample:
         return logits.argmax(-1)
-    is_event = torch.arange(logits.size(-1), device=logits.device) < NUM_EVENTS  # padding is none
+    # Padding is no event.
+    is_event = torch.arange(logits.size(-1), device=logits.device) < NUM_EVENTS
     logits = logits.float().masked_fill(~is_event, float("-inf"))
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however cold
+    # No overflow, however cold.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None and top_p < 1:
@@ -61,7 +64,9 @@ def choose_tokens(
     probability = logits.softmax(-1)
     if generator is not None:
         probability = probability.to(generator.device)
-    return torch.multinomial(probability, 1, generator=generator)[:, 0].to(logits.device)
+    return torch.multinomial(probability, 1, generator=generator)[:, 0].to(
+        logits.device
+    )
 
 
 def generate(
@@ -81,26 +86,28 @@ def generate(
 ) -> Tensor:
     """Continue a prompt token by token, without end.
 
-    The last `num_latents` tokens of the prompt are the first latents. Each new token is one more,
-    until there are `max_latents`; from then on the prefix grows, until the window is full; from
-    then on the window slides. With the cache, which is how the released model is used, keys and
-    values are never computed again: later states keep the influence of latents that have left.
-    Without it every step starts afresh from the window. Until `max_latents` both are equal.
+    The last `num_latents` tokens of the prompt are the first latents. Each new token is
+    one more, until there are `max_latents`; from then on the prefix grows, until the
+    window is full; from then on the window slides. With the cache, which is how the
+    released model is used, keys and values are never computed again: later states keep
+    the influence of latents that have left. Without it every step starts afresh from
+    the window. Until `max_latents` both are equal.
 
     Args:
         model: any `PerceiverAR`; its training mode is as before when this returns.
         prompt: token ids, (B, n), any integer dtype, 1 <= n <= max_seq_len.
         max_new_tokens: how many tokens to add.
         num_latents: 1 ... max_latents; clipped to n.
-        pad_mask: True at padding, (B, n), for prompts of different lengths: padding on the left,
-            and none among the latents.
-        do_sample, temperature, top_k, top_p, generator: as in `choose_tokens`; without `do_sample`
-            the likeliest token of the whole vocabulary is taken.
+        pad_mask: True at padding, (B, n), for prompts of different lengths: padding on
+            the left, and none among the latents.
+        do_sample, temperature, top_k, top_p, generator: as in `choose_tokens`; without
+            `do_sample` the likeliest token of the whole vocabulary is taken.
         use_cache: whether to keep keys and values between steps.
         progress: show a bar.
 
     Returns:
-        The prompt and what was added, (B, n + max_new_tokens), int64, on the model's device.
+        The prompt and what was added, (B, n + max_new_tokens), int64, on the model's
+        device.
 
     Raises:
         ValueError: an argument is out of range; the message says what would do.
@@ -109,7 +116,11 @@ def generate(
     num_latents = _check_prompt(model, prompt, num_latents, pad_mask)
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
-    sampling = {"do_sample": do_sample, "temperature": temperature, "generator": generator}
+    sampling = {
+        "do_sample": do_sample,
+        "temperature": temperature,
+        "generator": generator,
+    }
     sampling |= {"top_k": top_k, "top_p": top_p}
     device = model.embedding.weight.device
     B, n = prompt.shape
@@ -135,7 +146,9 @@ def generate(
                     start = max(0, end - model.config.max_seq_len)
                     l = min(num_latents + end - n, model.config.max_latents)
                     pads = None if pad_mask is None else pad_mask[:, start:end]
-                    logits = model(tokens[:, start:end], end - start - l, pads, cache=cache)
+                    logits = model(
+                        tokens[:, start:end], end - start - l, pads, cache=cache
+                    )
                 tokens[:, end] = choose_tokens(logits[:, -1], **sampling)
     finally:
         for module in was_training:
@@ -168,7 +181,9 @@ def _check_prompt(
         )
     n = prompt.size(1)
     if not 1 <= n <= config.max_seq_len:
-        raise ValueError(f"the prompt must have 1 to {config.max_seq_len} tokens, not {n}")
+        raise ValueError(
+            f"the prompt must have 1 to {config.max_seq_len} tokens, not {n}"
+        )
     prompt = prompt.long()  # 389 is no number in 8 bits
     wrong = (prompt < 0) | (prompt >= config.vocab_size)
     if wrong.any():
@@ -178,7 +193,9 @@ def _check_prompt(
             f"vocabulary of {config.vocab_size}"
         )
     if not 1 <= num_latents <= config.max_latents:
-        raise ValueError(f"num_latents must be in 1..{config.max_latents}, not {num_latents}")
+        raise ValueError(
+            f"num_latents must be in 1..{config.max_latents}, not {num_latents}"
+        )
     num_latents = min(num_latents, n)
     if n - num_latents > config.max_prefix_len:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""MIDI files, which come in through one door, and the notes of an instrument as arrays."""
+"""MIDI files, which come in through one door, and an instrument's notes as arrays."""
 
 import io
 import os
@@ -26,11 +26,11 @@ Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class MidiReadError(ValueError):
-    """A file that is not MIDI, or more than a performance can be. Names the file and the reason."""
+    """Not MIDI, or more than a performance can be. Names the file and the reason."""
 
 
 class _CountedFile(io.BytesIO):
-    """A file that stops its reader after MAX_EVENTS events: mido asks for the place before each."""
+    """Stops its reader after MAX_EVENTS events: mido asks for the place before each."""
 
     events = 0
 
@@ -64,7 +64,9 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
             raise ValueError("it does not start with 'MThd' as MIDI files do")
         if re.search(rb"[\x80-\xff]{2000}", data):
             # A number has at most 4 such bytes; mido would read on, in quadratic time.
-            raise ValueError("a number without end (2,000 bytes that say: more to come)")
+            raise ValueError(
+                "a number without end (2,000 bytes that say: more to come)"
+            )
         parsed = mido.MidiFile(file=_CountedFile(data))
         if not any(parsed.tracks):
             raise ValueError("it has no events")
@@ -72,16 +74,20 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
             if not track:  # pretty_midi asks each track for its last event
                 track.append(mido.MetaMessage("end_of_track"))
         if parsed.ticks_per_beat <= 0:
-            raise ValueError(f"{parsed.ticks_per_beat} ticks per quarter note; SMPTE is unknown")
+            raise ValueError(
+                f"{parsed.ticks_per_beat} ticks per quarter note; SMPTE is unknown"
+            )
         midi = PrettyMIDI(mido_object=parsed)
         if (seconds := midi.get_end_time()) > MAX_SECONDS:
             raise ValueError(f"{seconds:,.0f} seconds long, more than {MAX_SECONDS:,}")
-    except Exception as error:  # the readers raise eight kinds, bare Exception among them
+    except Exception as error:  # the readers raise eight kinds, Exception among them
         reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
         if not isinstance(error, (OSError, ValueError, EOFError)):
             reason = f"a damaged event ({type(error).__name__}: {error})"
         reason = textwrap.shorten(reason, 300)
-        raise MidiReadError(f"{os.fspath(path)!r} cannot be read as MIDI: {reason}") from error
+        raise MidiReadError(
+            f"{os.fspath(path)!r} cannot be read as MIDI: {reason}"
+        ) from error
     return midi
 
 
@@ -99,16 +105,28 @@ def notes_of(instrument: "Instrument") -> Notes:
         velocity = np.frombuffer(bytes([note.velocity for note in notes]), np.uint8)
     except (TypeError, ValueError) as error:  # bytes() takes integers 0 ... 255 alone
         raise ValueError(_fault_of(notes) or f"a note is not MIDI: {error}") from error
-    fields = ((start, MAX_NOTE_SECONDS), (end, MAX_NOTE_SECONDS), (pitch, 127), (velocity, 127))
+    fields = (
+        (start, MAX_NOTE_SECONDS),
+        (end, MAX_NOTE_SECONDS),
+        (pitch, 127),
+        (velocity, 127),
+    )
     # Comparisons with NaN are false.
-    if not all(v.min(initial=0) >= 0 and v.max(initial=0) <= limit for v, limit in fields):
+    if not all(
+        v.min(initial=0) >= 0 and v.max(initial=0) <= limit for v, limit in fields
+    ):
         raise ValueError(_fault_of(notes))
     return start, end, pitch, velocity
 
 
 def _fault_of(notes: list) -> str | None:
     """What is wrong with the first note that is not MIDI."""
-    limits = {"start": MAX_NOTE_SECONDS, "end": MAX_NOTE_SECONDS, "pitch": 127, "velocity": 127}
+    limits = {
+        "start": MAX_NOTE_SECONDS,
+        "end": MAX_NOTE_SECONDS,
+        "pitch": 127,
+        "velocity": 127,
+    }
     for place, note in enumerate(notes):
         for name, limit in limits.items():
             value = getattr(note, name)
@@ -123,4 +141,6 @@ def _fault_of(notes: list) -> str | None:
 def join_notes(instruments: Iterable[Notes]) -> Notes:
     """The notes of all instruments, one instrument after the other."""
     nothing = (np.empty(0), np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8))
-    return tuple(np.concatenate(parts) for parts in zip(nothing, *instruments, strict=True))
+    return tuple(
+        np.concatenate(parts) for parts in zip(nothing, *instruments, strict=True)
+    )

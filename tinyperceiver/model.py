@@ -1,7 +1,7 @@
-"""Perceiver AR for tokens (Hawthorne et al. 2022, section 3, https://arxiv.org/abs/2202.07765).
+"""Perceiver AR for tokens (Hawthorne et al. 2022, https://arxiv.org/abs/2202.07765).
 
-Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels per head,
-D = H * d channels, V vocabulary; n = m + l.
+Axis letters: B batch, n tokens in the window, m prefix, l latents, H heads, d channels
+per head, D = H * d channels, V vocabulary; n = m + l.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["PRESETS", "DecoderCache", "DecoderLayer", "PerceiverAR", "PerceiverC
 
 @dataclass(frozen=True, kw_only=True)
 class PerceiverConfig:
-    """The shape of a Perceiver AR. Field names are those of the published configuration.
+    """The shape of a Perceiver AR; field names are those published.
 
     Raises:
         ValueError: a field is out of range, named with its value.
@@ -25,24 +25,26 @@ class PerceiverConfig:
 
     vocab_size: int = 389  # V
     max_seq_len: int = 6144  # longest window n, in tokens
-    max_latents: int = 2048  # most latents l, in tokens; the rest of the window is prefix
+    max_latents: int = 2048  # most latents l, in tokens; the rest is prefix
     num_channels: int = 768  # D
     num_heads: int = 8  # H
     num_self_attention_layers: int = 18  # after the hybrid layer
     num_self_attention_rotary_layers: int = 1  # of those, how many rotate; -1 for all
-    cross_attention_widening_factor: int = 4  # hidden channels of the hybrid layer's MLP, over D
+    cross_attention_widening_factor: int = 4  # hidden channels of its MLP, over D
     self_attention_widening_factor: int = 4  # hidden channels of the other MLPs, over D
-    cross_attention_dropout: float = 0.1  # share of the prefix left out of each training step
+    cross_attention_dropout: float = 0.1  # share of the prefix not read in training
     post_attention_dropout: float = 0.1  # of attention weights
     residual_dropout: float = 0.1  # of what a layer adds to its input
-    init_scale: float = 0.02  # standard deviation of the first linear and embedding weights
+    init_scale: float = 0.02  # standard deviation of the weights at first
 
     def __post_init__(self) -> None:
         least = {"num_self_attention_layers": 0, "num_self_attention_rotary_layers": -1}
         for name, value in vars(self).items():
             if name.endswith("dropout"):
                 if not 0 <= value < 1:
-                    raise ValueError(f"{name} must be at least 0 and less than 1, not {value!r}")
+                    raise ValueError(
+                        f"{name} must be at least 0 and less than 1, not {value!r}"
+                    )
             elif name == "init_scale":
                 if not value > 0:
                     raise ValueError(f"init_scale must be positive, not {value!r}")
@@ -52,7 +54,8 @@ class PerceiverConfig:
                 )
         if self.max_latents > self.max_seq_len:
             raise ValueError(
-                f"max_latents ({self.max_latents}) must not exceed max_seq_len ({self.max_seq_len})"
+                f"max_latents ({self.max_latents}) must not exceed max_seq_len "
+                f"({self.max_seq_len})"
             )
         if self.num_channels % (2 * self.num_heads):
             raise ValueError(
@@ -83,7 +86,7 @@ PRESETS = {
 
 
 class MLP(nn.Sequential):
-    """Pre-norm, then `widening_factor` * D channels between two products: (B, l, D) -> same."""
+    """Pre-norm, then more channels between two products: (B, l, D) -> (B, l, D)."""
 
     def __init__(self, num_channels: int, widening_factor: int) -> None:
         super().__init__()
@@ -95,9 +98,11 @@ class MLP(nn.Sequential):
 
 
 class DecoderLayer(nn.Module):
-    """An attention layer, hybrid or not, and an MLP: both residual, with dropout on each branch."""
+    """An attention layer, hybrid or not, and an MLP, each added to what it read."""
 
-    def __init__(self, attention: nn.Module, mlp: nn.Module, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, attention: nn.Module, mlp: nn.Module, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.mlp = mlp
@@ -111,7 +116,7 @@ class DecoderLayer(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What decoding keeps between steps: made by `PerceiverAR.make_cache`, filled by the model."""
+    """What decoding keeps between steps: see `PerceiverAR.make_cache`."""
 
     hybrid: KVCache
     layers: list[KVCache]
@@ -119,7 +124,7 @@ class DecoderCache:
 
 
 class PerceiverAR(nn.Module):
-    """A decoder whose first layer reads n tokens and whose other layers see only the last l."""
+    """A decoder: its first layer reads n tokens, its other layers only the last l."""
 
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()
@@ -155,7 +160,7 @@ class PerceiverAR(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def make_cache(self, max_len: int | None = None) -> DecoderCache:
-        """An empty cache for one run of decoding, of `max_len` tokens at most if that is known."""
+        """An empty cache for one run of decoding, of at most `max_len` tokens."""
         config = self.config
         longest = max_len or config.max_seq_len
         return DecoderCache(
@@ -176,10 +181,11 @@ class PerceiverAR(nn.Module):
         Args:
             tokens: token ids, (B, n), any integer dtype.
             prefix_len: m; the last l = n - m tokens are the latents.
-            pad_mask: True at padding, (B, n). Padding stands on the left, in the prefix: only
-                the hybrid layer can look away from it.
-            cache: from `make_cache`, to decode token by token: first with the whole prompt, then
-                with one token a call (prefix_len 0), whose logits are those of the window so far.
+            pad_mask: True at padding, (B, n). Padding stands on the left, in the
+                prefix: only the hybrid layer can look away from it.
+            cache: from `make_cache`, to decode token by token: first with the whole
+                prompt, then with one token a call (prefix_len 0), whose logits are
+                those of the window so far.
 
         Returns:
             (B, l, V).
@@ -188,24 +194,32 @@ class PerceiverAR(nn.Module):
             ValueError: prefix_len, the number of latents or the window is out of range.
         """
         self._check_window(tokens, prefix_len)
-        # Positions count from the first token that is no padding, or go on from the cache's.
+        # Positions count from the first token that is no padding, or go on from the
+        # cache's.
         first = 0 if pad_mask is None else -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
         first = first + (cache.next_position if cache else 0)
-        position = first + torch.arange(tokens.size(1), device=tokens.device)[None]  # (B or 1, n)
+        place = torch.arange(tokens.size(1), device=tokens.device)  # (n)
+        position = first + place[None]  # (B or 1, n)
         head_dim = self.config.num_channels // self.config.num_heads
         rotation = rotation_at(position.clamp(min=0), head_dim)
         latent_rotation = tuple(part[:, prefix_len:] for part in rotation)
 
         x = self.embedding(tokens.long())  # (B, n, D)
-        dropped = int(prefix_len * self.config.cross_attention_dropout) if self.training else 0
+        share = self.config.cross_attention_dropout if self.training else 0.0
+        dropped = int(prefix_len * share)
         if dropped:
             kept = _choose_kept(x, prefix_len, dropped)  # (B, 1), (B, n - dropped)
-            x, rotation = x[kept], tuple(part.expand(len(x), -1, -1)[kept] for part in rotation)
+            x = x[kept]
+            rotation = tuple(part.expand(len(x), -1, -1)[kept] for part in rotation)
             pad_mask = None if pad_mask is None else pad_mask[kept]
             prefix_len -= dropped
         prefix, x = x[:, :prefix_len], x[:, prefix_len:]  # (B, m, D), (B, l, D)
         x = self.hybrid_layer(
-            x, prefix, rotation=rotation, pad_mask=pad_mask, cache=cache and cache.hybrid
+            x,
+            prefix,
+            rotation=rotation,
+            pad_mask=pad_mask,
+            cache=cache and cache.hybrid,
         )
         num_rotary = self.config.num_self_attention_rotary_layers
         for i, layer in enumerate(self.layers):
@@ -221,17 +235,19 @@ class PerceiverAR(nn.Module):
         if tokens.is_floating_point():
             raise ValueError(f"tokens must be integers, not {tokens.dtype}")
         if not 0 <= prefix_len < n:
-            raise ValueError(f"prefix_len must be in 0..{n - 1} for {n} tokens, not {prefix_len}")
+            raise ValueError(
+                f"prefix_len must be in 0..{n - 1} for {n} tokens, not {prefix_len}"
+            )
         if n - prefix_len > config.max_latents or prefix_len > config.max_prefix_len:
             raise ValueError(
-                f"{n} tokens with prefix_len {prefix_len} leave {n - prefix_len} latents; this "
-                f"model takes at most {config.max_prefix_len} prefix tokens and "
-                f"{config.max_latents} latents"
+                f"{n} tokens with prefix_len {prefix_len} leave {n - prefix_len} "
+                f"latents; this model takes at most {config.max_prefix_len} prefix "
+                f"tokens and {config.max_latents} latents"
             )
 
 
 def _choose_kept(x: Tensor, prefix_len: int, dropped: int) -> tuple[Tensor, Tensor]:
-    """Rows and places of what a training step reads: part of the prefix, and all latents."""
+    """Rows and places that a training step reads: some of the prefix, all latents."""
     B, n, _ = x.shape
     order = torch.rand(B, prefix_len, device=x.device).argsort(dim=1)
     kept = order[:, dropped:].sort(dim=1).values

@@ -30,12 +30,16 @@ PIECES = {
         "Wolfgang Amadeus Mozart (1756-1791)",
     ),
     "schubert-lindenbaum": Piece(
-        "Der Lindenbaum, D. 911 no. 5, the piano's introduction", "Franz Schubert (1797-1828)"
+        "Der Lindenbaum, D. 911 no. 5, the piano's introduction",
+        "Franz Schubert (1797-1828)",
     ),
     "chopin-mazurka": Piece(
-        "Mazurka in C sharp minor, op. 6 no. 2, bars 1-16", "Frédéric Chopin (1810-1849)"
+        "Mazurka in C sharp minor, op. 6 no. 2, bars 1-16",
+        "Frédéric Chopin (1810-1849)",
     ),
-    "joplin-maple-leaf-rag": Piece("Maple Leaf Rag, first strain", "Scott Joplin (1868-1917)"),
+    "joplin-maple-leaf-rag": Piece(
+        "Maple Leaf Rag, first strain", "Scott Joplin (1868-1917)"
+    ),
 }
 
 
@@ -55,7 +59,9 @@ def load_piece(name: str) -> "PrettyMIDI":
     import pretty_midi
 
     if name not in PIECES:
-        raise ValueError(f"no piece is called {name!r}: choose one of {', '.join(PIECES)}")
+        raise ValueError(
+            f"no piece is called {name!r}: choose one of {', '.join(PIECES)}"
+        )
     file = resources.files("tinyperceiver") / "assets" / "pieces" / f"{name}.mid"
     try:
         content = file.read_bytes()

@@ -43,7 +43,9 @@ def pipeline(task: str, model: str | PerceiverAR, **kwargs) -> "SymbolicAudioPip
         raise ValueError(f"no pipeline does {task!r}: the only task is {TASK!r}")
     if isinstance(model, PerceiverAR):
         if kwargs:
-            raise ValueError(f"{', '.join(kwargs)}: only for a model that is loaded by its name")
+            raise ValueError(
+                f"{', '.join(kwargs)}: only for a model that is loaded by its name"
+            )
         return SymbolicAudioPipeline(model)
     return SymbolicAudioPipeline(from_pretrained(PerceiverAR, model, **kwargs))
 
@@ -109,17 +111,28 @@ class SymbolicAudioPipeline:
         """
         kind = str(getattr(return_type, "name", return_type)).lower()
         if kind not in ("audio", "tensors"):
-            raise ValueError(f"return_type must be 'audio' or 'tensors', not {return_type!r}")
+            raise ValueError(
+                f"return_type must be 'audio' or 'tensors', not {return_type!r}"
+            )
         if kind == "tensors" and render:
-            raise ValueError("render=True makes sound: it does not go with return_type='tensors'")
+            raise ValueError(
+                "render=True makes sound: it does not go with return_type='tensors'"
+            )
         if sf2_path is not None and not render:
             raise ValueError("sf2_path has no effect without render=True")
-        if unknown := generate_kwargs.keys() - inspect.signature(generate).parameters.keys():
+        if (
+            unknown := generate_kwargs.keys()
+            - inspect.signature(generate).parameters.keys()
+        ):
             raise ValueError(f"generate has no arguments {', '.join(sorted(unknown))}")
         if "max_new_tokens" not in generate_kwargs:
-            raise ValueError("max_new_tokens is needed: how many tokens to add to the prompt")
+            raise ValueError(
+                "max_new_tokens is needed: how many tokens to add to the prompt"
+            )
         if max_prompt_length is not None and max_prompt_length < 1:
-            raise ValueError(f"max_prompt_length must be at least 1, not {max_prompt_length}")
+            raise ValueError(
+                f"max_prompt_length must be at least 1, not {max_prompt_length}"
+            )
 
         def continue_one(prompt: "PrettyMIDI") -> dict:
             tokens = encode_prompt(self.model, prompt)[:max_prompt_length]
@@ -128,13 +141,23 @@ class SymbolicAudioPipeline:
                     f"the prompt has {len(tokens)} tokens, more than the {longest} of the model's "
                     f"window: pass max_prompt_length, or shorten the performance"
                 )
-            output = self.model.generate(torch.tensor([tokens]).long(), **generate_kwargs)
+            output = self.model.generate(
+                torch.tensor([tokens]).long(), **generate_kwargs
+            )
             new = output[0, len(tokens) :].tolist()
             if kind == "tensors":
-                return {"generated_token_ids": tokens + new if return_full_audio else new}
-            midi = decode_midi(tokens + new if return_full_audio else decodable(tokens, new))
+                return {
+                    "generated_token_ids": tokens + new if return_full_audio else new
+                }
+            midi = decode_midi(
+                tokens + new if return_full_audio else decodable(tokens, new)
+            )
             if render:
-                return {"generated_audio_wav": wav_bytes(render_midi(midi, soundfont=sf2_path))}
+                return {
+                    "generated_audio_wav": wav_bytes(
+                        render_midi(midi, soundfont=sf2_path)
+                    )
+                }
             return {"generated_audio_midi": midi}
 
         if isinstance(prompts, (list, tuple)):

@@ -1,7 +1,7 @@
-"""Rotary position embedding (Su et al. 2021, section 3.2, https://arxiv.org/abs/2104.09864).
+"""Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864).
 
-Axis letters, here and in every file: B batch, n tokens in the window, m prefix, l latents,
-H heads, d channels per head, D = H * d channels, V vocabulary; n = m + l.
+Axis letters, here and in every file: B batch, n tokens in the window, m prefix, l
+latents, H heads, d channels per head, D = H * d channels, V vocabulary; n = m + l.
 """
 
 import torch
@@ -12,11 +12,13 @@ __all__ = ["Rotation", "apply_rotation", "rotation_at"]
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, n, d / 2)
 
 
-def rotation_at(positions: Tensor, head_dim: int, *, base: float = 10_000.0) -> Rotation:
+def rotation_at(
+    positions: Tensor, head_dim: int, *, base: float = 10_000.0
+) -> Rotation:
     """Cosines and sines of the angles by which the channel pairs turn at `positions`.
 
-    Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a token,
-    every further one more slowly.
+    Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a
+    token, every further one more slowly.
 
     Args:
         positions: integer positions in tokens, (B or 1, n).
@@ -28,8 +30,9 @@ def rotation_at(positions: Tensor, head_dim: int, *, base: float = 10_000.0) -> 
     """
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     speed = base ** (-pair / head_dim)  # (d / 2), radians per token
-    # The released model holds its speeds in float32. The product needs more digits, since positions
-    # grow while music is generated: in float32 it is off by up to 0.06 rad at a million.
+    # The released model holds its speeds in float32. The product needs more digits,
+    # since positions grow while music is generated: in float32 it is off by up to 0.06
+    # rad at a million.
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     angle = positions.to(wide)[..., None] * speed.to(wide)  # (B, n, d / 2)
     return angle.cos().float(), angle.sin().float()
@@ -45,7 +48,7 @@ def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
     Returns:
         The turned `x`, same shape and dtype.
     """
-    cos, sin = (part[:, None] for part in rotation)  # (B, 1, n, d / 2): alike in every head
+    cos, sin = (part[:, None] for part in rotation)  # (B, 1, n, d / 2)
     even, odd = x[..., 0::2], x[..., 1::2]  # (B, H, n, d / 2)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)  # (B, H, n, d), in bfloat16 too, as the values are
+    return turned.flatten(-2).type_as(x)  # (B, H, n, d)

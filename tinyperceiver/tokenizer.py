@@ -7,10 +7,11 @@ The vocabulary (Oore et al. 2018, section 3.1; Huang et al. 2019, appendix A.2):
     256-355  time shift of 10 ms ... 1 s
     356-387  velocity of the notes to come, in 32 bins of 4
     388      padding, no event
-    389      performance encoding: opens a sequence of `encode_performance`, never of `encode_midi`
+    389      opens a sequence of `encode_performance`, never of `encode_midi`
 
-Two encoders share it. `encode_midi` does exactly what was done to the data of the released model,
-its quirks included; `encode_performance` does what the papers describe, for models trained anew.
+Two encoders share it. `encode_midi` does exactly what was done to the data of the
+released model, its quirks included; `encode_performance` does what the papers describe,
+for models trained anew.
 """
 
 import logging
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["decode_midi", "encode_midi"]
 
-NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = 0, 128, 256, 356  # first id of each kind of event
+# First id of each kind of event.
+NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = 0, 128, 256, 356
 NUM_EVENTS = 388
 PAD = 388
 PERFORMANCE = 389
@@ -44,10 +46,10 @@ log = logging.getLogger(__name__)
 def encode_midi(midi: "PrettyMIDI") -> list[int]:
     """Tokens of a performance, exactly as the released model was trained on them.
 
-    Quirks that the model has learnt, and that a cleaner encoder would take from it: a velocity
-    token stands before nearly every note; time shifts round the gaps between events, so that
-    errors add up; notes after the last pedal are dropped; if no note starts after a pedal, the
-    next pedal repeats its notes.
+    Quirks that the model has learnt, and that a cleaner encoder would take from it: a
+    velocity token stands before nearly every note; time shifts round the gaps between
+    events, so that errors add up; notes after the last pedal are dropped; if no note
+    starts after a pedal, the next pedal repeats its notes.
 
     Args:
         midi: any number of instruments, all merged, drums too; left as it is.
@@ -56,8 +58,9 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
         Token ids 0 ... 387.
 
     Raises:
-        ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ... 127, a time
-            that is negative or without end), or pedals that repeat the notes without bound.
+        ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ...
+            127, a time that is negative or without end), or pedals that repeat the
+            notes without bound.
     """
     parts, room = [], MAX_NOTES
     for instrument in midi.instruments:
@@ -70,9 +73,10 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
     note, is_off = by_start[by_time >> 1], (by_time & 1).astype(bool)
 
     gap = np.diff(time[by_time], prepend=0.0)
-    steps = np.rint(gap * STEPS_PER_SECOND).astype(np.int64)  # half to even, as round() does
+    steps = np.rint(gap * STEPS_PER_SECOND).astype(np.int64)  # half to even
     velocity = velocity[note].astype(np.int64)
-    previous = np.concatenate(([0], np.where(is_off, -1, velocity)))[:-1]  # -1 is never equal
+    # A note-off counts as -1, which equals no bin.
+    previous = np.concatenate(([0], np.where(is_off, -1, velocity)))[:-1]
     # The peer's slip, kept: it compares a bin with a raw velocity.
     has_velocity = ~is_off & (velocity // VELOCITY_BIN != previous)
     return write_tokens(steps, is_off, pitch[note], velocity, has_velocity)
@@ -81,12 +85,13 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
 def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyMIDI":
     """The performance that tokens describe: one piano, without pedal.
 
-    What `encode_midi` or a model trained on it wrote is read as the released model's library reads
-    it: velocity is 4 times the bin, and 0 before the first velocity token; a note-off keeps its
-    note-on, so that a second note-off yields a second note. After a first token 389, what
-    `encode_performance` wrote is read by cleaner rules: velocity is the middle of the bin, and a
-    note-off ends its note. Either way notes without end or length vanish, and note-offs without a
-    note are skipped and counted in the log.
+    What `encode_midi` or a model trained on it wrote is read as the released model's
+    library reads it: velocity is 4 times the bin, and 0 before the first velocity
+    token; a note-off keeps its note-on, so that a second note-off yields a second note.
+    After a first token 389, what `encode_performance` wrote is read by cleaner rules:
+    velocity is the middle of the bin, and a note-off ends its note. Either way notes
+    without end or length vanish, and note-offs without a note are skipped and counted
+    in the log.
 
     Args:
         tokens: ids 0 ... 387, (n,), of any integer type; the first may be 389.
@@ -95,8 +100,8 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
         A `pretty_midi.PrettyMIDI` with one instrument, its notes sorted by start.
 
     Raises:
-        ValueError: a token is not a MIDI event (named with its place), or the shape or type is not
-            that of token ids.
+        ValueError: a token is not a MIDI event (named with its place), or the shape or
+            type is not that of token ids.
     """
     from pretty_midi import Instrument, Note, PrettyMIDI
 
@@ -138,8 +143,8 @@ def _check_tokens(tokens) -> list[int]:
         return []
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(
-            f"tokens must be integers in one dimension, not {ids.dtype} of shape {ids.shape}; "
-            f"decode the rows of a batch one by one"
+            f"tokens must be integers in one dimension, not {ids.dtype} of shape "
+            f"{ids.shape}; decode the rows of a batch one by one"
         )
     wrong = (ids < 0) | (ids >= NUM_EVENTS)
     wrong[0] &= ids[0] != PERFORMANCE
@@ -159,12 +164,16 @@ def write_tokens(
     velocity: np.ndarray,
     has_velocity: np.ndarray,
 ) -> list[int]:
-    """Tokens of events in order: time shifts over `steps`, the velocity if it has one, the key."""
+    """Tokens of events in order: shifts over `steps`, the velocity if any, the key."""
     longest, rest = np.divmod(steps, LONGEST_SHIFT)
-    after = np.cumsum(longest + (rest > 0) + has_velocity + 1)  # place after each event's tokens
-    tokens = np.full(after[-1] if len(after) else 0, VELOCITY - 1)  # where nothing else stands
+    # The place after each event's tokens.
+    after = np.cumsum(longest + (rest > 0) + has_velocity + 1)
+    # The longest shift, where nothing else comes to stand.
+    tokens = np.full(after[-1] if len(after) else 0, VELOCITY - 1)
     tokens[after - 1] = pitch + np.where(is_off, NOTE_OFF, NOTE_ON)
-    tokens[(after - 2)[has_velocity]] = VELOCITY + velocity[has_velocity] // VELOCITY_BIN
+    tokens[(after - 2)[has_velocity]] = (
+        VELOCITY + velocity[has_velocity] // VELOCITY_BIN
+    )
     has_rest = rest > 0
     tokens[(after - 2 - has_velocity)[has_rest]] = TIME_SHIFT - 1 + rest[has_rest]
     return tokens.tolist()

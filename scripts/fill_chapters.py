@@ -1,0 +1,258 @@
+"""Copy the package's code and the exercises into the chapters, and run those that changed.
+
+The package is where code is edited, `book/exercises/` where exercises are; chapters carry copies.
+
+- A code cell tagged `package` starts with a comment that names a file of the package. Below it
+  stands, for each name that the cell defines, what that file says of it. A new cell needs no more
+  than the comment and empty definitions: `def rotation_at(): ...`
+- The exercises of `book/exercises/NAME.py` follow the cell of the chapter `NAME` that starts
+  with `## Exercises`: for each a task, a cell to answer in, and a solution, folded on the page.
+- `book/solutions.md` collects the solutions.
+
+Run it from anywhere: `.venv/bin/python scripts/fill_chapters.py [--check | --no-run] [NAME ...]`.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+TAG = "package"
+FILE_COMMENT = re.compile(r"# (tinyperceiver/[\w/]+\.py)$")
+
+
+# Code of the package
+
+
+def names_of(statement: ast.stmt) -> list[str]:
+    """The names that a top-level statement defines."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        targets = [part for target in statement.targets for part in ast.walk(target)]
+        return [part.id for part in targets if isinstance(part, ast.Name)]
+    return []
+
+
+def definitions(source: str) -> dict[str, str]:
+    """Name -> text of what `source` defines, with the comment above it, in its order.
+
+    Names that one statement defines share its text. Imports, `__all__` and loggers are left out:
+    a notebook has its own imports.
+    """
+    lines = source.splitlines()
+    found = {}
+    for statement in ast.parse(source).body:
+        names = [name for name in names_of(statement) if name not in ("__all__", "log")]
+        first = min(
+            [statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))]
+        )
+        while first > 1 and lines[first - 2].startswith("#"):
+            first -= 1
+        text = "\n".join(lines[first - 1 : statement.end_lineno])
+        found |= dict.fromkeys(names, text)
+    return found
+
+
+def filled(cell_source: str) -> str:
+    """A cell's text as the package has it.
+
+    Raises:
+        ValueError: the cell does not name a file of the package, or defines what that file lacks.
+    """
+    first, _, rest = cell_source.partition("\n")
+    if not (comment := FILE_COMMENT.match(first)):
+        raise ValueError(f"a cell tagged {TAG!r} starts with {first!r}, not '# tinyperceiver/….py'")
+    path = ROOT / comment[1]
+    available = definitions(path.read_text(encoding="utf-8"))
+    wanted = list(definitions(rest))
+    if missing := [name for name in wanted if name not in available]:
+        raise ValueError(f"{comment[1]} does not define {', '.join(missing)}")
+    if not wanted:
+        raise ValueError(f"a cell of {comment[1]} defines nothing")
+    text, previous = first, None
+    for part in dict.fromkeys(available[name] for name in wanted):
+        is_short = not re.search(r"^(class|def|@)", part, re.MULTILINE)
+        joined = is_short and (previous is None or previous)
+        text += ("\n" if joined or previous is None else "\n\n\n") + part
+        previous = is_short
+    return text
+
+
+# Exercises
+
+
+@dataclass
+class Exercise:
+    """One exercise: Markdown of the task, code of the stub, its check, the solution, mistakes."""
+
+    name: str
+    title: str
+    task: str = ""
+    stub: str = ""
+    check: str = ""
+    solution: str = ""
+    mistakes: tuple[tuple[str, str], ...] = ()  # what the message must say, code
+
+
+def read_exercises(path: Path) -> tuple[str, list[Exercise]]:
+    """The code before the first exercise of a file, and its exercises in order.
+
+    Raises:
+        ValueError: a part has another name than those of `Exercise`, or one is missing.
+    """
+    head, *parts = re.split(r"^# %% ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    exercises = []
+    for part in parts:
+        title, _, body = part.partition("\n")
+        kind, _, rest = (piece.strip() for piece in title.partition(":"))
+        if kind in ("stub", "check", "solution"):
+            setattr(exercises[-1], kind, body.strip())
+        elif kind == "mistake" and rest:
+            exercises[-1].mistakes += ((rest, body.strip()),)
+        elif rest and re.fullmatch(r"\w+", kind):
+            prose = "\n".join(re.sub(r"^# ?", "", line) for line in body.strip().splitlines())
+            exercises.append(Exercise(kind, rest, prose))
+        else:
+            raise ValueError(f"{path.name}: '# %% {title}' starts no part of an exercise")
+    for exercise in exercises:
+        if not (exercise.task and exercise.stub and exercise.check and exercise.solution):
+            raise ValueError(f"{path.name}: {exercise.name} lacks a task, stub, check or solution")
+        if len(exercise.mistakes) < 2:
+            raise ValueError(f"{path.name}: {exercise.name} has fewer than two planted mistakes")
+    return head, exercises
+
+
+def exercise_cells(chapter: str) -> list[nbformat.NotebookNode]:
+    """The cells of a chapter's exercises; none if it has no file of them."""
+    path = BOOK / "exercises" / f"{chapter}.py"
+    if not path.exists():
+        return []
+    cells, number = [], int(chapter.split("_")[0])
+    for i, exercise in enumerate(read_exercises(path)[1], 1):
+        label = f"{number}.{i}"
+        answer = f"{exercise.stub}\n\n\n{exercise.check}"
+        solution = f"{exercise.solution}\n\n\n{exercise.check}"
+        folded = {
+            "tags": ["hide-cell"],
+            "jupyter": {"source_hidden": True},
+            "mystnb": {"code_prompt_show": f"Solution of exercise {label}"},
+        }
+        cells += [
+            nbformat.v4.new_markdown_cell(f"### {label} {exercise.title}\n\n{exercise.task}"),
+            nbformat.v4.new_code_cell(answer),
+            nbformat.v4.new_code_cell(
+                f"# Solution of exercise {label}\n{solution}", metadata=folded
+            ),
+        ]
+        for cell, part in zip(cells[-3:], ("task", "answer", "solution"), strict=True):
+            cell["id"] = f"{exercise.name.replace('_', '-')}-{part}"[:64]
+            cell["metadata"]["exercise"] = part
+    return cells
+
+
+def solutions_page() -> str:
+    """The text of `book/solutions.md`."""
+    text = (
+        "# Solutions\n\nOne way to solve each exercise; others pass the checks too. "
+        "The checks and the tasks are in the chapters.\n"
+    )
+    for path in sorted((BOOK / "exercises").glob("[0-9]*.py")):
+        number = int(path.stem.split("_")[0])
+        title = chapter_title(BOOK / f"{path.stem}.ipynb")
+        text += f"\n## [{title}]({path.stem}.ipynb)\n"
+        for i, exercise in enumerate(read_exercises(path)[1], 1):
+            text += f"\n### {number}.{i} {exercise.title}\n\n"
+            text += f"```python\n{exercise.solution}\n```\n"
+    return text
+
+
+def chapter_title(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return re.search(r"^# (.+)$", cells[0].source, re.MULTILINE)[1]
+
+
+# Chapters
+
+
+def fill(notebook: nbformat.NotebookNode, chapter: str) -> bool:
+    """Bring a notebook up to date with the package and its exercises; say whether it changed."""
+    before = [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in notebook.cells]
+    run = {(cell.id, cell.source): cell for cell in notebook.cells if cell.cell_type == "code"}
+    cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata]
+    for cell in cells:
+        if cell.cell_type == "code" and TAG in cell.metadata.get("tags", []):
+            cell.source = filled(cell.source)
+    exercises = exercise_cells(chapter)
+    if exercises:
+        heads = [i for i, cell in enumerate(cells) if cell.source.startswith("## Exercises")]
+        if len(heads) != 1:
+            raise ValueError(f"{chapter} has {len(heads)} cells that start with '## Exercises'")
+        for cell in exercises:
+            if old := run.get((cell["id"], cell.source)):  # keep what it printed
+                cell.outputs, cell.execution_count = old.outputs, old.execution_count
+        cells[heads[0] + 1 : heads[0] + 1] = exercises
+    notebook.cells = cells
+    after = [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in notebook.cells]
+    return before != after
+
+
+def run(notebook: nbformat.NotebookNode) -> None:
+    """Run a notebook from top to bottom, in the book's folder, and keep what it prints."""
+    from nbclient import NotebookClient
+
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(BOOK)}},
+        record_timing=False,
+    )
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            is_progress = output.output_type == "stream" and output.name == "stderr"
+            if is_progress:
+                print(f"a cell writes to stderr: {output.text[:500]}", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("chapters", nargs="*", metavar="NAME", help="such as 04_rotary; else all")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if needed")
+    parser.add_argument("--no-run", action="store_true", help="copy only")
+    parser.add_argument("--run", action="store_true", help="run also those that did not change")
+    options = parser.parse_args()
+    stale = []
+    for path in sorted(BOOK.glob("[0-9]*.ipynb")):
+        if options.chapters and path.stem not in options.chapters:
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        changed = fill(notebook, path.stem)
+        if changed:
+            stale.append(path.name)
+        if options.check:
+            continue
+        if (changed or options.run) and not options.no_run:
+            print(f"running {path.name}", flush=True)
+            run(notebook)
+        if changed or options.run:
+            nbformat.write(notebook, path)
+    page = BOOK / "solutions.md"
+    if not page.exists() or page.read_text(encoding="utf-8") != solutions_page():
+        stale.append(page.name)
+        if not options.check:
+            page.write_text(solutions_page(), encoding="utf-8")
+    print(f"{'stale' if options.check else 'filled'}: {', '.join(stale) or 'none'}")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

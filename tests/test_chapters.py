@@ -1,0 +1,206 @@
+"""The code in the chapters is the package's: each definition once, letter for letter."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import fill_chapters  # noqa: E402
+from fill_chapters import BOOK, FILE_COMMENT, TAG, definitions, fill, filled  # noqa: E402
+
+# Modules of which every definition stands in a chapter.
+BUILT = ("midi", "pedal", "tokenizer", "performance", "ngrams", "rotary", "attention", "model")
+CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
+BUILDING = [path for path in CHAPTERS if not path.stem.startswith("00")]
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def is_tagged(cell: dict) -> bool:
+    return TAG in cell.metadata.get("tags", [])
+
+
+def module_of(cell: dict) -> str:
+    """The module that a tagged cell shows a part of, without the package's name."""
+    name = FILE_COMMENT.match(cell.source.partition("\n")[0])[1]
+    return name.removeprefix("tinyperceiver/").removesuffix(".py").replace("/", ".")
+
+
+def source_of(module: str) -> str:
+    return (ROOT / "tinyperceiver" / f"{module}.py").read_text(encoding="utf-8")
+
+
+def python_of(source: str) -> ast.Module:
+    """A cell's code without the lines that only IPython understands."""
+    return ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_cells_hold_the_packages_text(path):
+    tagged = [cell for cell in code_cells(path) if is_tagged(cell)]
+    assert tagged, "a chapter ends in the package's code"
+    for cell in tagged:
+        assert cell.source == filled(cell.source), "run scripts/fill_chapters.py"
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_only_tagged_cells_name_a_file_of_the_package(path):
+    for cell in code_cells(path):
+        if not is_tagged(cell):
+            assert not FILE_COMMENT.match(cell.source.partition("\n")[0]), cell.source[:80]
+
+
+def where_defined() -> dict[tuple[str, str], list[str]]:
+    """(module, name) -> the chapters whose tagged cells define it."""
+    places = {}
+    for path in BUILDING:
+        for cell in filter(is_tagged, code_cells(path)):
+            for name in definitions(cell.source):
+                places.setdefault((module_of(cell), name), []).append(path.stem)
+    return places
+
+
+def test_every_definition_stands_in_exactly_one_chapter():
+    places = where_defined()
+    wanted = {(module, name) for module in BUILT for name in definitions(source_of(module))}
+    assert {place for place in wanted if place not in places} == set(), "in no chapter"
+    assert {place: where for place, where in places.items() if len(where) > 1} == {}
+    public = set()
+    for module in BUILT:
+        tree = ast.parse(source_of(module))
+        names = [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"]
+        public |= {(module, name) for name in ast.literal_eval(names[0].value)}
+    assert public <= wanted, "public, and not found as a definition"
+
+
+def imports_of(source: str) -> list[tuple[str, str | None]]:
+    """(module, name) of what a cell imports from the package; name None for a module."""
+    found = []
+    for node in ast.walk(python_of(source)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.module, alias.name) for alias in node.names]
+    return [(module, name) for module, name in found if module.split(".")[0] == "tinyperceiver"]
+
+
+# What chapters may use as it is: sound, pictures, pieces. Chapters do not build these.
+TOOLS = {"audio", "pieces", "teaching"}
+TOOL_NAMES = {"PIECES", "load_piece", "mp3_bytes", "piano_roll", "play", "render", "wav_bytes"}
+
+
+def early_imports(cells: list, chapter: str, places: dict) -> list[str]:
+    """What the cells of a chapter import before a chapter has built it."""
+    early = []
+    for cell in cells:
+        for module, name in imports_of(cell.source):
+            parts = module.split(".")[1:]
+            if (parts and parts[0] in TOOLS) or (not parts and name in TOOL_NAMES):
+                continue
+            where = places.get((".".join(parts), name), ["99"])[0]
+            if where >= chapter:
+                early.append(f"{module}.{name}")
+    return early
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_nothing_is_imported_before_it_is_built(path):
+    assert early_imports(code_cells(path), path.stem, where_defined()) == []
+
+
+def test_early_imports_are_noticed():
+    places = {("rotary", "rotation_at"): ["04_rotary"]}
+    for source, found in {
+        "from tinyperceiver.rotary import rotation_at": [],
+        "from tinyperceiver.model import PerceiverAR": ["tinyperceiver.model.PerceiverAR"],
+        "from tinyperceiver import generate, play": ["tinyperceiver.generate"],
+        "import tinyperceiver.model": ["tinyperceiver.model.None"],
+        "from tinyperceiver.teaching.style import show": [],
+        "%pip install x\nimport torch": [],
+    }.items():
+        cell = nbformat.v4.new_code_cell(source)
+        assert early_imports([cell], "05_attention", places) == found, source
+    same = [nbformat.v4.new_code_cell("from tinyperceiver.rotary import rotation_at")]
+    assert early_imports(same, "04_rotary", places) == ["tinyperceiver.rotary.rotation_at"]
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_sketches_do_not_take_the_packages_names(path):
+    names = {name for module in BUILT for name in definitions(source_of(module))}
+    for cell in code_cells(path):
+        if not is_tagged(cell) and "exercise" not in cell.metadata:
+            taken = names & {
+                node.name
+                for node in python_of(cell.source).body
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            }
+            assert taken == set(), "two things of one name"
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_chapters_are_filled(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not fill(notebook, path.stem), "run scripts/fill_chapters.py"
+
+
+def test_the_page_of_solutions_is_up_to_date():
+    page = (BOOK / "solutions.md").read_text(encoding="utf-8")
+    assert page == fill_chapters.solutions_page(), "run scripts/fill_chapters.py"
+
+
+def test_one_character_makes_a_difference(tmp_path, monkeypatch):
+    """On either side: each character of a cell, and each of the package's text, is compared."""
+    folder = tmp_path / "tinyperceiver"
+    folder.mkdir()
+    text = source_of("rotary")
+    (folder / "rotary.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(fill_chapters, "ROOT", tmp_path)
+    cell = filled("# tinyperceiver/rotary.py\ndef apply_rotation(): ...")
+    assert cell == filled(cell)
+    body = definitions(text)["apply_rotation"]
+    assert body in cell
+    for i, old in enumerate(body):
+        new = "y" if old == "x" else "x"
+        changed = body[:i] + new + body[i + 1 :]
+        if old != "\n" and i > len("def apply_rotation"):
+            try:
+                ast.parse(changed)
+            except SyntaxError:
+                continue
+            (folder / "rotary.py").write_text(text.replace(body, changed), encoding="utf-8")
+            assert filled(cell) != cell, f"character {i} of the package"
+            (folder / "rotary.py").write_text(text, encoding="utf-8")
+            typo = cell.replace(body, changed)
+            assert filled(typo) != typo, f"character {i} of the cell"
+
+
+def test_definitions_are_found_with_their_comments_and_decorators():
+    source = (
+        '"""Doc."""\n\nimport os\n\n__all__ = ["A"]\n\n# About a.\nA, B = 1, 2  # why\n\n\n'
+        "@decorated\nclass C:\n    x = 1\n\n\ndef f():\n    return A\n"
+    )
+    found = definitions(source)
+    assert list(found) == ["A", "B", "C", "f"]
+    assert found["A"] == found["B"] == "# About a.\nA, B = 1, 2  # why"
+    assert found["C"] == "@decorated\nclass C:\n    x = 1"
+
+
+@pytest.mark.parametrize(
+    "source, fault",
+    [
+        ("def f(): ...", "starts with"),
+        ("# tinyperceiver/rotary.py", "defines nothing"),
+        ("# tinyperceiver/rotary.py\ndef nonsense(): ...", "does not define nonsense"),
+    ],
+)
+def test_a_cell_that_cannot_be_filled_is_refused(source, fault):
+    with pytest.raises(ValueError, match=fault):
+        filled(source)
