@@ -378,7 +378,7 @@ def test_player_draws_each_note_where_it_sounds():
         if tag == "path" and attributes["stroke"].startswith("#")
     }
     (left, low, right), (left2, high, right2) = (
-        map(int, bars[color]) for color in (audio.BLUE, audio.ORANGE)
+        map(int, bars[color]) for color in (audio.ORANGE, audio.BLUE)
     )
     assert (left, left2) == (0, 2000) and right == pytest.approx(1000, abs=10)
     assert right2 == pytest.approx(4000, abs=10)
@@ -406,8 +406,8 @@ def test_piano_roll_shows_notes_pedal_and_split():
     assert [round((box.y0 + box.y1) / 2) for box in boxes] == [60, 62]
     loud, soft = notes.get_facecolors()
     assert loud[3] == 1 and soft[3] == pytest.approx(0.4)  # velocity is density
-    assert tuple(loud[:3]) == matplotlib.colors.to_rgb(audio.BLUE)
-    assert tuple(soft[:3]) == matplotlib.colors.to_rgb(audio.ORANGE)
+    assert tuple(loud[:3]) == matplotlib.colors.to_rgb(audio.ORANGE)
+    assert tuple(soft[:3]) == matplotlib.colors.to_rgb(audio.BLUE)
     labels = {label.get_text(): label.get_position()[1] for label in ax.get_yticklabels()}
     assert labels["C4"] == 60 and labels["pedal"] < 60
     assert ax.get_xlabel() == "time (seconds)" and ax.get_xlim() == (0, 4)

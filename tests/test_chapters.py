@@ -68,16 +68,20 @@ def where_defined() -> dict[tuple[str, str], list[str]]:
     return places
 
 
+def public_names(source: str) -> list[str]:
+    """What a module lists in `__all__`."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise AssertionError("a module without __all__")
+
+
 def test_every_definition_stands_in_exactly_one_chapter():
     places = where_defined()
     wanted = {(module, name) for module in BUILT for name in definitions(source_of(module))}
     assert {place for place in wanted if place not in places} == set(), "in no chapter"
     assert {place: where for place, where in places.items() if len(where) > 1} == {}
-    public = set()
-    for module in BUILT:
-        tree = ast.parse(source_of(module))
-        names = [n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"]
-        public |= {(module, name) for name in ast.literal_eval(names[0].value)}
+    public = {(module, name) for module in BUILT for name in public_names(source_of(module))}
     assert public <= wanted, "public, and not found as a definition"
 
 

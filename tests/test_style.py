@@ -49,6 +49,8 @@ def test_a_figure_takes_the_colour_of_the_text_around_it():
     assert "Look at <b>nothing</b>." in page
     fills = set(re.findall(r"fill: (#\w+)", page))
     assert "#ffffff" not in fills, "something white lies behind"
+    style = re.search(r'<svg [^>]*style="([^"]*)"', page)[1]
+    assert "min-width:min(614px,30em);height:auto;" in style, "on a phone it scrolls"
     assert not plt.get_fignums(), "the inline backend would show it a second time"
 
 

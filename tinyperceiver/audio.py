@@ -419,10 +419,8 @@ def _roll(midi: "PrettyMIDI", split: float | None) -> _Roll:
     for start, end, pitch, velocity in notes:
         is_later = split is not None and start >= split
         later += is_later
-        color, opacity = (
-            ORANGE if is_later else BLUE,
-            round(0.4 + 0.6 * velocity / 127, 2),
-        )
+        color = BLUE if split is None or is_later else ORANGE
+        opacity = round(0.4 + 0.6 * velocity / 127, 2)
         bars.append((start, max(end - gap, start + gap), pitch, color, opacity))
     pedal = sorted(interval for part in parts for interval in _pedal_intervals(part))
     low, high = min(note[2] for note in notes), max(note[2] for note in notes)
@@ -456,7 +454,8 @@ def piano_roll(
     Args:
         midi: the music.
         ax: where to draw; None for a new figure.
-        split: when a continuation begins, in seconds; notes from then on get another colour.
+        split: when a continuation begins, in seconds: what comes before is orange, as
+            prefixes are in the book, and the continuation blue, as latents.
 
     Returns:
         The axes.
@@ -521,7 +520,8 @@ def play(
     Args:
         midi: the music.
         title: a line of text above.
-        split: when a continuation begins, in seconds; notes from then on get another colour.
+        split: when a continuation begins, in seconds: what comes before is orange, as
+            prefixes are in the book, and the continuation blue, as latents.
         soundfont: as `render`.
 
     Returns:
@@ -547,7 +547,7 @@ def play(
         facts = [f"{len(samples) / 22_050:.1f} s", f"{len(roll.bars)} notes"]
         facts.append(f"sound: {synthesizer()}, {font}")
     if roll.split is not None:
-        style = f"display:inline-block;width:.7em;height:.7em;background:{ORANGE}"
+        style = f"display:inline-block;width:.7em;height:.7em;background:{BLUE}"
         square = f'<span style="{style}"></span>'
         facts.append(f"{square} continuation from {roll.split:.1f} s")
     parts.append(f'<div style="font-size:.8em;opacity:.85">{" · ".join(facts)}</div>')

@@ -33,8 +33,8 @@ class PerceiverConfig:
     cross_attention_widening_factor: int = 4  # hidden channels of its MLP, over D
     self_attention_widening_factor: int = 4  # hidden channels of the other MLPs, over D
     cross_attention_dropout: float = 0.1  # share of the prefix not read in training
-    post_attention_dropout: float = 0.1  # of attention weights
-    residual_dropout: float = 0.1  # of what a layer adds to its input
+    post_attention_dropout: float = 0.1  # of attention weights, after the softmax
+    residual_dropout: float = 0.1  # of what a branch adds to the stream
     init_scale: float = 0.02  # standard deviation of the weights at first
 
     def __post_init__(self) -> None:
@@ -160,7 +160,11 @@ class PerceiverAR(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def make_cache(self, max_len: int | None = None) -> DecoderCache:
-        """An empty cache for one run of decoding, of at most `max_len` tokens."""
+        """An empty cache for one run of decoding, of at most `max_len` tokens.
+
+        The hybrid layer's ring holds a window, those of the others its latents; a run
+        shorter than that needs no more room than its own tokens.
+        """
         config = self.config
         longest = max_len or config.max_seq_len
         return DecoderCache(
@@ -194,22 +198,25 @@ class PerceiverAR(nn.Module):
             ValueError: prefix_len, the number of latents or the window is out of range.
         """
         self._check_window(tokens, prefix_len)
-        # Positions count from the first token that is no padding, or go on from the
-        # cache's.
+        # Position of the first token: minus the number of pads, so that the first real
+        # token stands at 0; with a cache, after the tokens of earlier calls.
         first = 0 if pad_mask is None else -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
         first = first + (cache.next_position if cache else 0)
         place = torch.arange(tokens.size(1), device=tokens.device)  # (n)
         position = first + place[None]  # (B or 1, n)
         head_dim = self.config.num_channels // self.config.num_heads
+        # Pads, negative so far, stand at 0.
         rotation = rotation_at(position.clamp(min=0), head_dim)
         latent_rotation = tuple(part[:, prefix_len:] for part in rotation)
 
+        # Tokens may be stored as int16, by which a table can't be read.
         x = self.embedding(tokens.long())  # (B, n, D)
         share = self.config.cross_attention_dropout if self.training else 0.0
         dropped = int(prefix_len * share)
         if dropped:
             kept = _choose_kept(x, prefix_len, dropped)  # (B, 1), (B, n - dropped)
             x = x[kept]
+            # Rows may share one rotation, (1, n, d / 2): repeat it, then choose.
             rotation = tuple(part.expand(len(x), -1, -1)[kept] for part in rotation)
             pad_mask = None if pad_mask is None else pad_mask[kept]
             prefix_len -= dropped
@@ -219,7 +226,7 @@ class PerceiverAR(nn.Module):
             prefix,
             rotation=rotation,
             pad_mask=pad_mask,
-            cache=cache and cache.hybrid,
+            cache=cache and cache.hybrid,  # None without a cache
         )
         num_rotary = self.config.num_self_attention_rotary_layers
         for i, layer in enumerate(self.layers):

@@ -14,10 +14,11 @@ def ngram_keys(tokens: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
     The last token is the last digit: it is `key % V`, what comes before it `key // V`.
 
     Args:
-        tokens: ids 0 ... V - 1 of one piece, (t,).
+        tokens: ids 0 ... V - 1 of one piece, (length,).
 
     Returns:
-        Keys in the order of the piece: int64, (t - n + 1,), none if t < n.
+        Keys in the order of the piece: int64, (length - n + 1,), none if it is shorter
+        than n. With n = 0 each is 0, the key of the empty run.
     """
     keys = np.zeros(max(len(tokens) - n + 1, 0), dtype=np.int64)
     for i in range(n):
@@ -26,19 +27,20 @@ def ngram_keys(tokens: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
 
 
 class NGramCounts(NamedTuple):
-    """The runs of n tokens that occur. A context is what stands before the last token."""
+    """The runs of n tokens that occur; a context is all of a run but its last token."""
 
-    ngrams: np.ndarray  # (g,) keys, sorted
-    counts: np.ndarray  # (g,) how often each occurs
-    contexts: np.ndarray  # (c,) keys, sorted
-    totals: np.ndarray  # (c,) how often a token follows
-    distinct: np.ndarray  # (c,) how many different ones do
+    ngrams: np.ndarray  # keys of the different runs, sorted
+    counts: np.ndarray  # how often each of them occurs
+    contexts: np.ndarray  # keys of the different contexts, sorted
+    totals: np.ndarray  # c(h): how often a token follows each of them
+    distinct: np.ndarray  # u(h): how many different ones do
 
 
 def count_ngrams(pieces: list[np.ndarray], n: int, vocab_size: int) -> NGramCounts:
-    """Count within each piece, (t,) ids; no run reaches from one into the next."""
+    """Count within each piece, (length,) ids; no run reaches from one into the next."""
     keys = np.concatenate([ngram_keys(piece, n, vocab_size) for piece in pieces])
     ngrams, counts = np.unique(keys, return_counts=True)
+    # Each run stands in `ngrams` once, so a context once for each of its followers.
     contexts, first, distinct = np.unique(
         ngrams // vocab_size, return_index=True, return_counts=True
     )
@@ -48,7 +50,10 @@ def count_ngrams(pieces: list[np.ndarray], n: int, vocab_size: int) -> NGramCoun
 
 
 def _find(keys: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each key stands in the sorted `table`, and whether it does: (k,) each."""
+    """Where each key stands in the sorted `table`, and whether it does: one per key.
+
+    A key that is not there gets the place of a neighbour.
+    """
     place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return place, table[place] == keys
 
@@ -58,27 +63,30 @@ def interpolate(
 ) -> np.ndarray:
     """Probability of each n-gram's last token, after the n - 1 tokens before it.
 
-    After a context h that was followed c(h) times, by u(h) different tokens:
+    A context h was followed c(h) times, by u(h) different tokens. To these visits it
+    adds u(h) invented ones, in which the shorter context h' says what follows:
 
         p(b | h) = (c(hb) + u(h) p(b | h')) / (c(h) + u(h))
 
     where h' is h without its oldest token. A context never met leaves p(b | h').
-    Method C of Witten and Bell 1991, as interpolated in Chen and Goodman 1999.
+    Source: Witten and Bell 1991 (the third of their methods, C), in the interpolated
+    form of Chen and Goodman 1999.
 
     Args:
         table: counts of n-grams.
-        keys: which n-grams, (k,).
-        shorter: p(b | h') of each, (k,).
+        keys: which n-grams, any number of them.
+        shorter: p(b | h') of each.
     """
     row, is_known = _find(keys // vocab_size, table.contexts)
     place, is_counted = _find(keys, table.ngrams)
     count, new = table.counts[place] * is_counted, table.distinct[row]
     longer = (count + new * shorter) / (table.totals[row] + new)
+    # Of an unknown context, `row` was a neighbour's: what came of it goes.
     return np.where(is_known, longer, shorter)
 
 
 class NGramModel:
-    """Foretells a token from the order - 1 tokens before it, by counts.
+    """Predicts a token from the order - 1 tokens before it, by counts.
 
     Args:
         order: the longest runs that are counted, 1 token or more.
@@ -96,7 +104,7 @@ class NGramModel:
         self.tables: list[NGramCounts] = []  # of runs of 1, 2, ... tokens
 
     def fit(self, pieces: Iterable[Sequence[int] | np.ndarray]) -> "NGramModel":
-        """Count afresh, and return `self`. `pieces` are ids, (t,) each, of any lengths.
+        """Count afresh, and return `self`. `pieces` are ids, (length,) each.
 
         Raises:
             ValueError: there is no token, or one is not in 0 ... V - 1.
@@ -110,7 +118,7 @@ class NGramModel:
         return self
 
     def probabilities(self, context: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Of each token to come after `context`, (t,) ids: (V,), of sum 1."""
+        """Of each token to come after `context`, (length,) ids: (V,), of sum 1."""
         context = self._ids(context)
         p = np.full(self.vocab_size, 1 / self.vocab_size)
         for back, table in enumerate(self.tables[: len(context) + 1]):
@@ -120,10 +128,10 @@ class NGramModel:
         return p
 
     def nats(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Surprise at each token of a piece after those before it: (t,) ids to (t,) nats."""
+        """Surprise at each token after those before it: (length,) ids to nats."""
         tokens = self._ids(tokens)
         p = np.full(len(tokens), 1 / self.vocab_size)
-        for n, table in enumerate(self.tables, start=1):  # the first n - 1 stay as they are
+        for n, table in enumerate(self.tables, start=1):
             keys = ngram_keys(tokens, n, self.vocab_size)
             p[n - 1 :] = interpolate(table, keys, p[n - 1 :], self.vocab_size)
         return -np.log(p)

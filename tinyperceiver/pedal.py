@@ -24,9 +24,9 @@ def hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
     The pedals are gone through in turn, and for each the notes as listed, from where
     the pedal before it stopped. A pedal stops at the first note that starts after its
     end, and then holds those that started within it: each to the next start of its
-    pitch, else to the pedal's end. A pedal that finds no such note holds nothing, and
-    leaves its notes to be gone through again. The notes after the last stop are
-    dropped.
+    pitch, else to the pedal's end, or its own if that is later. A pedal that finds no
+    such note holds nothing, and leaves its notes to be gone through again. If the last
+    pedal stops, the notes from its stop on are dropped.
     """
     start, end, pitch, velocity = notes = notes_of(instrument)
     pedals = _peer_pedals(instrument)
@@ -85,7 +85,10 @@ def _peer_pedals(instrument: "Instrument") -> np.ndarray:
 
 
 def hold_by_pedal(instrument: "Instrument") -> Notes:
-    """Notes, those that end while the pedal is down lengthened to where it goes up."""
+    """Notes, those that end while the pedal is down lengthened to where it goes up.
+
+    None is held beyond the end of the last key: a file may end with the pedal down.
+    """
     start, end, pitch, velocity = notes = notes_of(instrument)
     changes = [c for c in instrument.control_changes if c.number == SUSTAIN_PEDAL]
     if not (len(start) and changes):
@@ -104,4 +107,4 @@ def hold_by_pedal(instrument: "Instrument") -> Notes:
     last = np.searchsorted(time, end, side="right")
     is_held = np.append(False, is_down)[last]  # False: before any change
     held_to = np.minimum(goes_up[np.maximum(last - 1, 0)], end.max())
-    return start, np.where(is_held, np.maximum(end, held_to), end), pitch, velocity
+    return start, np.where(is_held, held_to, end), pitch, velocity

@@ -31,7 +31,7 @@ def rotation_at(
     pair = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     speed = base ** (-pair / head_dim)  # (d / 2), radians per token
     # The released model holds its speeds in float32. The product needs more digits,
-    # since positions grow while music is generated: in float32 it is off by up to 0.06
+    # since positions grow while music is generated: in float32 it is off by up to 0.03
     # rad at a million.
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     angle = positions.to(wide)[..., None] * speed.to(wide)  # (B, n, d / 2)

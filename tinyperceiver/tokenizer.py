@@ -1,6 +1,6 @@
 """Piano performances as token ids, and back.
 
-The vocabulary (Oore et al. 2018, section 3.1; Huang et al. 2019, appendix A.2):
+The vocabulary (Huang et al. 2019, appendix A.2, after Oore et al. 2018):
 
     0-127    note on, by MIDI pitch
     128-255  note off, by MIDI pitch

@@ -119,11 +119,12 @@ def svg_of(fig: "Figure", alt: str) -> str:
     svg = re.sub(r"\s*\n\s*", " ", svg)
     width, height = (round(96 * inches) for inches in fig.get_size_inches())
     style = (
-        f"display:block;width:100%;max-width:{width}px;min-width:min({width}px,30em)"
+        f"display:block;width:100%;max-width:{width}px;min-width:min({width}px,30em);"
+        "height:auto;stroke-linejoin:round;stroke-linecap:butt"
     )
     head = (
         f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" '
-        f'style="{style}height:auto" viewBox="0 0 {0.75 * width:g} {0.75 * height:g}" '
+        f'style="{style}" viewBox="0 0 {0.75 * width:g} {0.75 * height:g}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     )
     return head + svg[svg.index(">", svg.index("<svg")) :]
