@@ -12,9 +12,22 @@ BOOK = Path(__file__).parent.parent / "book"
 
 # What a reader might get wrong -> the chapter, and pairs of its code and what it becomes.
 MUTATIONS = {
+    "the pedal holds what it should not": (
+        "01_events",
+        [('np.searchsorted(time, end, side="right")', 'np.searchsorted(time, end, side="left")')],
+    ),
     "the pedal is ignored": (
         "02_vocabulary",
         [("hold_by_peer_pedal(instrument, room)", "notes_of(instrument)")],
+    ),
+    "counted across the ends of pieces": (
+        "03_counting",
+        [
+            (
+                "n, vocab_size) for piece in pieces]",
+                "n, vocab_size) for piece in [np.concatenate(pieces)]]",
+            )
+        ],
     ),
     "channels paired by halves": (
         "04_rotary",
@@ -30,6 +43,10 @@ MUTATIONS = {
     "the mask one to the right": (
         "05_attention",
         [("return key <= query", "return key <= query + 1")],
+    ),
+    "the prefix behind the latents": (
+        "06_hybrid",
+        [("(self.prefix_norm(prefix), x), dim=1", "(x, self.prefix_norm(prefix)), dim=1")],
     ),
     "the output untied": (
         "07_decoder",

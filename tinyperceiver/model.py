@@ -30,8 +30,8 @@ class PerceiverConfig:
     num_heads: int = 8  # H
     num_self_attention_layers: int = 18  # after the hybrid layer
     num_self_attention_rotary_layers: int = 1  # of those, how many rotate; -1 for all
-    cross_attention_widening_factor: int = 4  # hidden channels of its MLP, over D
-    self_attention_widening_factor: int = 4  # hidden channels of the other MLPs, over D
+    cross_attention_widening_factor: int = 4  # width of the hybrid layer's MLP, over D
+    self_attention_widening_factor: int = 4  # width of the other MLPs, over D
     cross_attention_dropout: float = 0.1  # share of the prefix not read in training
     post_attention_dropout: float = 0.1  # of attention weights, after the softmax
     residual_dropout: float = 0.1  # of what a branch adds to the stream

@@ -44,7 +44,7 @@ def hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
     visits = np.where(stops, upto, len(start)) - first
     if (total := int(visits.sum())) > most:
         raise ValueError(
-            f"the pedals make {total:,} notes out of {len(start)}: this is no music"
+            f"the pedals make {total:,} notes out of {len(start):,}: this is no music"
         )
     pedal = np.repeat(np.arange(len(pedals)), visits)
     note = np.arange(total) - np.repeat(np.cumsum(visits) - visits - first, visits)
@@ -101,7 +101,7 @@ def hold_by_pedal(instrument: "Instrument") -> Notes:
     order = np.argsort(time, kind="stable")
     is_down = np.array([change.value >= PEDAL_DOWN for change in changes])
     time, is_down = time[order], is_down[order]
-    goes_up = np.append(np.where(is_down, np.inf, time), np.inf)
+    goes_up = np.where(is_down, np.inf, time)
     goes_up = np.minimum.accumulate(goes_up[::-1])[::-1]  # at or after each change
     # Changes up to the end of each note.
     last = np.searchsorted(time, end, side="right")

@@ -135,10 +135,23 @@ def most_at_once(start, end):
     return len(start)
 
 
+# %% mistake: too few
+def most_at_once(start, end):
+    return max(int(((start < time) & (time < end)).sum()) for time in start)
+
+
+# %% mistake: Compare the times themselves
+def most_at_once(start, end):
+    roll = np.zeros(round(10 * end.max()) + 1, int)
+    for on, off in zip(start, end):
+        roll[round(10 * on) : round(10 * off)] += 1
+    return int(roll.max())
+
+
 # %% cut_at_restrike: Struck again
 # The pedal holds a note, and its key is struck again: one string cannot sound twice. Write
 # `cut_at_restrike(start, end, pitch)`: three arrays (n,), seconds, seconds and MIDI pitches, in any
-# order, such as `hold_by_pedal` returns. Return the new ends, an array (n,) in the order of the notes:
+# order, n at least 1. Return the new ends, an array (n,) in the order of the notes:
 # a note ends no later than the next start of the same pitch. No two notes of one pitch start at the same time.
 # %% stub
 def cut_at_restrike(start, end, pitch): ...  # your code
@@ -198,6 +211,27 @@ def cut_at_restrike(start, end, pitch):
 def cut_at_restrike(start, end, pitch):
     again = [start[(pitch == p) & (start > s)] for s, p in zip(start, pitch)]
     return [min([e, *later]) for e, later in zip(end, again)]
+
+
+# %% mistake: its own next stroke
+def cut_at_restrike(start, end, pitch):
+    again = [start[(pitch == p) & (start >= s)] for s, p in zip(start, pitch)]
+    return np.array([min([e, *later]) for e, later in zip(end, again)])
+
+
+# %% mistake: no key is struck again
+def cut_at_restrike(start, end, pitch):
+    return end - 0.001
+
+
+# %% mistake: an octave apart
+def cut_at_restrike(start, end, pitch):
+    cut, order = end.copy(), np.lexsort((start, pitch % 12))
+    this, following = order[:-1], order[1:]
+    same = pitch[this] % 12 == pitch[following] % 12
+    this, following = this[same], following[same]
+    cut[this] = np.minimum(end[this], start[following])
+    return cut
 
 
 # %% mistake: return the new ends
@@ -321,5 +355,46 @@ def compose():
         + "00 90 3c 50 60 3c 00" * 8
         + "00 ff 2f 00"
     )
+    header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
+    return header + len(track).to_bytes(4, "big") + track
+
+
+# %% mistake: cancels running status
+def compose():
+    track = bytes.fromhex(
+        "00 90 3c 50  60 3c 00" * 8
+        + "00 90 40 40  00 43 50  00 ff 51 03 06 1a 80  60 40 00  00 43 00"
+        + "00 ff 2f 00"
+    )
+    header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
+    return header + len(track).to_bytes(4, "big") + track
+
+
+# %% mistake: the very tick
+def compose():
+    track = bytes.fromhex(
+        "00 90 3c 50  60 3c 00" * 8 + "00 40 50  00 40 00" + "00 ff 2f 00"
+    )
+    header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
+    return header + len(track).to_bytes(4, "big") + track
+
+
+# %% mistake: below 80 (hexadecimal)
+def compose():
+    track = bytes.fromhex("00 90 3c 90  60 3c 00" * 8 + "00 ff 2f 00")
+    header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
+    return header + len(track).to_bytes(4, "big") + track
+
+
+# %% mistake: a tempo has three bytes
+def compose():
+    track = bytes.fromhex("00 90 3c 50  60 3c 00  00 ff 51 02 1a 80  00 ff 2f 00")
+    header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
+    return header + len(track).to_bytes(4, "big") + track
+
+
+# %% mistake: 1 note; write 8
+def compose():
+    track = bytes.fromhex("00 90 3c 50  60 3c 00  00 ff 2f 00")
     header = bytes.fromhex("4d546864 00000006 0000 0001 0060 4d54726b")
     return header + len(track).to_bytes(4, "big") + track

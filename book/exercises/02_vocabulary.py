@@ -17,8 +17,8 @@ from tinyperceiver.tokenizer import (
 
 # %% transpose: Warm-up: the same tune, higher
 # A singer asks for the piece three keys lower. Write `transpose(tokens, semitones)`: it gets a
-# list of event ids, 0 to 387, and a whole number of keys, up if positive, and returns a new list
-# in which every key has moved by so many. Nothing else changes. A key that would leave 0 to 127
+# list of event ids, 0 to 387, and a whole number of keys, up if positive, and returns a list in
+# which every key has moved by so many. Nothing else changes. A key that would leave 0 to 127
 # is left out, its note-on and its note-off.
 # %% stub
 def transpose(tokens, semitones): ...  # your code
@@ -54,6 +54,30 @@ def transpose(tokens, semitones):
 # %% mistake: spills over
 def transpose(tokens, semitones):
     return [token + semitones if token < 256 else token for token in tokens]
+
+
+# %% mistake: spills over
+def transpose(tokens, semitones):
+    moved = []
+    for token in tokens:
+        key = token % 128 + semitones
+        if token >= 256:
+            moved.append(token)
+        elif 0 <= key <= 128:  # key 127, up by one, becomes the note-off of key 0
+            moved.append(token - token % 128 + key)
+    return moved
+
+
+# %% mistake: is a key too
+def transpose(tokens, semitones):
+    moved = []
+    for token in tokens:
+        key = token % 128 + semitones
+        if token >= 256:
+            moved.append(token)
+        elif 21 <= key <= 108:  # the keys of a piano
+            moved.append(token - token % 128 + key)
+    return moved
 
 
 # %% mistake: comes back on the other
@@ -150,6 +174,19 @@ def loose_ends(tokens):
     return [max(0, offs - ons), max(0, ons - offs)]
 
 
+# %% mistake: whole numbers
+def loose_ends(tokens):
+    down, offs, ons = set(), 0.0, 0.0
+    for token in tokens:
+        if token < 128:
+            ons += token in down
+            down.add(token)
+        elif token < 256:
+            offs += token - 128 not in down
+            down.discard(token - 128)
+    return offs, ons + len(down)
+
+
 # %% mistake: Did you swap
 def loose_ends(tokens):
     down, offs, ons = set(), 0, 0
@@ -218,6 +255,35 @@ def stretch(tokens, factor):
     return stretched
 
 
+# %% mistake: should come
+def stretch(tokens, factor):
+    stretched, moment, written = [], 0, 0
+    for token in tokens:
+        if 256 <= token < 356:
+            moment += token - 255
+        elif token < 256:  # velocities are forgotten
+            steps = round(moment * factor) - written
+            written += steps
+            stretched += [355] * (steps // 100)
+            stretched += [255 + steps % 100] * (steps % 100 > 0) + [token]
+    return stretched
+
+
+# %% mistake: may a wait become nothing
+def stretch(tokens, factor):
+    stretched, moment, written = [], 0, 0
+    for token in tokens:
+        if 256 <= token < 356:
+            moment += token - 255
+            steps = max(1, round(moment * factor) - written)
+            written += steps
+            stretched += [355] * (steps // 100)
+            stretched += [255 + steps % 100] * (steps % 100 > 0)
+        else:
+            stretched.append(token)
+    return stretched
+
+
 # %% mistake: it lasts
 def stretch(tokens, factor):
     stretched = []
@@ -231,8 +297,8 @@ def stretch(tokens, factor):
 
 # %% shorten: Open: a shorter text
 # A window holds more music if the music takes fewer tokens. Write `shorten(tokens)`: it gets what
-# `encode_midi` wrote and returns a list of event ids that `decode_midi` reads as the same notes:
-# as many, the same keys, starts and ends at most 20 ms off, velocities at most 8 off. Over the
+# `encode_midi` wrote and returns a list of event ids in which `decode_midi` reads the notes that it
+# reads in `tokens`: as many, the same keys, starts and ends at most 20 ms off, velocities at most 8. Over the
 # five pieces together it may have at most 80% of the tokens. You need more than one way. Ours
 # gives 74.5%, and is not the end.
 # %% stub

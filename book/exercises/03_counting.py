@@ -59,6 +59,11 @@ def perplexity(p):
     return np.exp(-np.log2(p).mean())
 
 
+# %% mistake: There is no highest price
+def perplexity(p):
+    return np.exp(-np.log(np.maximum(p, 2e-3)).mean())
+
+
 # %% bigram_table: Count without crossing
 # Write `bigram_table(pieces, vocab_size)`. `pieces` is a list of NumPy arrays of token ids,
 # one-dimensional and of different lengths. It returns an array of shape
@@ -128,6 +133,14 @@ def bigram_table(pieces, vocab_size):
     for piece in pieces:
         np.add.at(counts, (piece[:-1], piece[1:]), 1)
     return counts / np.maximum(counts.sum(0), 1)
+
+
+# %% mistake: lie across the columns
+def bigram_table(pieces, vocab_size):
+    counts = np.zeros((vocab_size, vocab_size))
+    for piece in pieces:
+        np.add.at(counts, (piece[:-1], piece[1:]), 1)
+    return counts / np.maximum(counts.sum(1), 1)
 
 
 # %% mistake: the last of a piece has no follower
@@ -227,10 +240,27 @@ def smoothed(counts, shorter):
     return (counts + shorter) / (total + 1) if total else shorter
 
 
+# %% mistake: changes `shorter`
+def smoothed(counts, shorter):
+    total, new = counts.sum(), (counts > 0).sum()
+    if total == 0:
+        return np.full(len(counts), 1 / len(counts))
+    return (counts + new * shorter) / (total + new)
+
+
+# %% mistake: u among c + u
+def smoothed(counts, shorter):
+    total, new = counts.sum(), (counts > 0).sum()
+    if total == 0:
+        return shorter
+    return (1 - new / total) * counts / total + new / total * shorter
+
+
 # %% sample_at: A cooler hand
 # Write `sample_at(p, temperature, rng)`. It gets the probabilities `p`, `(V,)`, some of which may
 # be 0, a temperature T above 0, which may be as small as 0.005, and a NumPy generator. It returns
-# one token id, an integer, drawn with `rng` from probabilities proportional to $p_i^{1/T}$.
+# one token id, an integer, drawn with `rng` from probabilities proportional to $p_i^{1/T}$:
+# bolder than `p` at a T below 1, more timid above.
 # %% stub
 def sample_at(p, temperature, rng): ...  # your code
 
@@ -285,6 +315,34 @@ def sample_at(p, temperature, rng):
 def sample_at(p, temperature, rng):
     weights = (p / p.max()) ** (1 / temperature)
     return int(np.random.default_rng().choice(len(p), p=weights / weights.sum()))
+
+
+# %% mistake: several likeliest tokens still come alike
+def sample_at(p, temperature, rng):
+    if temperature < 0.05:
+        return int(p.argmax())
+    weights = p ** (1 / temperature)
+    return int(rng.choice(len(p), p=weights / weights.sum()))
+
+
+# %% mistake: at T = 0.2 came out as
+def sample_at(p, temperature, rng):
+    weights = (p / p.max()) ** (1 / max(temperature, 0.4))
+    return int(rng.choice(len(p), p=weights / weights.sum()))
+
+
+# %% mistake: should come nearly always
+def sample_at(p, temperature, rng):
+    weights = (p / p.max()) ** (1 / max(temperature, 0.02))
+    return int(rng.choice(len(p), p=weights / weights.sum()))
+
+
+# %% mistake: at T = 0.005 tokens of probability 0 are drawn
+def sample_at(p, temperature, rng):
+    weights = p ** (1 / temperature)
+    if weights.sum() == 0:
+        return int(rng.integers(len(p)))
+    return int(rng.choice(len(p), p=weights / weights.sum()))
 
 
 # %% my_bigrams: Open: beat the number

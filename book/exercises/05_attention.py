@@ -55,17 +55,21 @@ def attend_once(query, keys, values):
 # %% mistake: the number of keys
 def attend_once(query, keys, values):
     return (keys @ query / len(keys) ** 0.5).softmax(0) @ values
+
+
 # %% mistake: the best key alone
 def attend_once(query, keys, values):
     return values[(keys @ query).argmax()]
+
+
 # %% mistake: a mixture of the values
 def attend_once(query, keys, values):
     return (keys @ query / len(query) ** 0.5).softmax(0)
 
 
 # %% window_mask: A short memory
-# Some models save by looking back a limited way only. Return the mask, $(l, n)$ of True and
-# False, for the last `l` of `n` positions, where a query sees at most `reach` keys: itself and
+# Some models save by looking back a limited way only {cite:p}`child2019sparse`. Return the mask,
+# $(l, n)$ of True and False, for the last `l` of `n` positions, where a query sees at most `reach` keys: itself and
 # the `reach - 1` before it. All three are whole numbers, at least 1; `l` is at most `n`, `reach`
 # may exceed it. What is its cost in pairs, when $n$ grows and `reach` does not?
 # %% stub
@@ -110,6 +114,8 @@ def window_mask(l, n, reach):
     key = torch.arange(n)
     query = key[n - l :, None]
     return (key - query).abs() < reach
+
+
 # %% mistake: turned round
 def window_mask(l, n, reach):
     key = torch.arange(n)
@@ -120,8 +126,9 @@ def window_mask(l, n, reach):
 # %% hears_the_future: Find the leak
 # `layer` is a function from $(n, D)$ to $(n, D)$, `x` an example of what goes in. Return True if
 # some output depends on an input at a later position, else False. You cannot look into the layer;
-# you can only ask it. Mind leaks at one place only, and small ones: a leak may be 0.0001, while
-# rounding stays below 0.000001.
+# you can only ask it. Mind leaks at one place or in one channel only, and small ones: when an input
+# changes by about 1, an output that leaks may change by 0.0001, while rounding, different at each
+# call, stays below 0.000001.
 # %% stub
 def hears_the_future(layer, x):
     # your code
@@ -135,12 +142,13 @@ check_hears_the_future(hears_the_future)
 # %% solution
 def hears_the_future(layer, x):
     before = layer(x)
-    for t in range(len(x)):
+    for t in range(1, len(x)):  # nothing stands before 0
         changed = x.clone()
         changed[t] += 1.0
         after = layer(changed)
-        # Only what stands before t must not have heard of it; 1e-6 allows for rounding.
-        if (after[:t] - before[:t]).abs().sum() > 1e-6:
+        # Only what stands before t must not have heard of it. The largest difference:
+        # in a sum, rounding adds up.
+        if (after[:t] - before[:t]).abs().max() > 1e-5:
             return True
     return False
 
@@ -180,6 +188,84 @@ def hears_the_future(layer, x):
         if (layer(changed) - before)[:t].abs().sum() > 0.01:
             return True
     return False
+
+
+# %% mistake: 5 alone sees position 6
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(1, len(x) - 1):
+        changed = x.clone()
+        changed[t] += 1.0
+        if (layer(changed) - before)[:t].abs().max() > 1e-5:
+            return True
+    return False
+
+
+# %% mistake: 0 alone sees position 1
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(2, len(x)):
+        changed = x.clone()
+        changed[t] += 1.0
+        if (layer(changed) - before)[:t].abs().max() > 1e-5:
+            return True
+    return False
+
+
+# %% mistake: 2 alone sees position 5
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(1, len(x)):
+        changed = x.clone()
+        changed[t] += 1.0
+        if (layer(changed) - before)[t - 1].abs().max() > 1e-5:
+            return True
+    return False
+
+
+# %% mistake: the last channel alone
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(1, len(x)):
+        changed = x.clone()
+        changed[t, 0] += 1.0
+        if (layer(changed) - before)[:t].abs().max() > 1e-5:
+            return True
+    return False
+
+
+# %% mistake: takes from the next
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(1, len(x)):
+        changed = x.clone()
+        changed[t] += 1.0
+        if (layer(changed) - before)[:t].sum().abs() > 1e-5:
+            return True
+    return False
+
+
+# %% mistake: as rounding does
+def hears_the_future(layer, x):
+    before = layer(x)
+    for t in range(1, len(x)):
+        changed = x.clone()
+        changed[t] += 1.0
+        if not torch.equal(layer(changed)[:t], before[:t]):
+            return True
+    return False
+
+
+# %% mistake: 0 times NaN
+def hears_the_future(layer, x):
+    for t in range(1, len(x)):
+        changed = x.clone()
+        changed[t] = float("nan")
+        if layer(changed)[:t].isnan().any():
+            return True
+    return False
+
+
 # %% mistake: its changes add up
 def hears_the_future(layer, x):
     before = layer(x)
@@ -188,11 +274,15 @@ def hears_the_future(layer, x):
         if (layer(x)[:t] - before[:t]).abs().sum() > 1e-6:
             return True
     return False
+
+
 # %% mistake: Are both outputs of the same x
 def hears_the_future(layer, x):
     changed = x.clone()
     changed[-1] += 1.0
     return not torch.equal(layer(changed), layer(changed))
+
+
 # %% mistake: return True or False
 def hears_the_future(layer, x):
     changed = x.clone()
@@ -201,9 +291,9 @@ def hears_the_future(layer, x):
 
 
 # %% split_heads: Cut along the channels
-# Split `x`, $(B, n, D)$, into `num_heads` heads: $(B, H, n, d)$ with $d = D / H$. Head 0 gets the
-# first $d$ channels of every position, head 1 the next $d$, and so on. Use `reshape` or
-# `view`, not the method of the package.
+# Split `x`, the queries, keys or values of a layer, $(B, n, D)$, into `num_heads` heads:
+# $(B, H, n, d)$ with $d = D / H$. Head 0 gets the first $d$ channels of every position, head 1 the
+# next $d$, and so on. Use `reshape` or `view`, not the method of the package.
 # %% stub
 def split_heads(x, num_heads):
     # your code
@@ -246,8 +336,7 @@ def split_heads(x, num_heads):
 # `slot(position, capacity, keep)`: the slot, 0 to `capacity - 1`, where a position (0, 1, 2, ...)
 # is written, so that the first `keep` positions stay for ever and the oldest of the others is
 # overwritten once all slots are full. `keep` is less than `capacity`, and may be 0. Many layouts
-# do. Then think: would you keep the first tokens of a piece of
-# music, and which others?
+# are right. Then think: would you keep the first tokens of a piece of music, and which others?
 # %% stub
 def slot(position, capacity, keep):
     # your code

@@ -20,7 +20,7 @@ from tinyperceiver.tokenizer import PAD
 # Write `count_parameters(config)`: the number of parameters of a `PerceiverAR` of that
 # shape, an `int`, from the fields of the configuration alone: arithmetic, no model. You need
 # `vocab_size`, `num_channels`, `num_self_attention_layers` and the two widening factors; a
-# square product has $D^2$ numbers, a norm $2D$. The chapter names the one bias.
+# square product has $D^2$ numbers, a norm $2D$. One product has a bias: see chapter 6.
 # %% stub
 def count_parameters(config): ...  # your code
 
@@ -87,6 +87,15 @@ def count_parameters(config):
     return config.vocab_size * D + first + layers + D
 
 
+# %% mistake: is not this model's
+def count_parameters(config):
+    D, wide = config.num_channels, config.self_attention_widening_factor
+    layer = (4 + 2 * wide) * D**2 + 4 * D
+    first = (4 + 2 * config.cross_attention_widening_factor) * D**2 + 7 * D
+    layers = config.num_self_attention_layers * layer
+    return 389 * D + first + layers + 2 * D
+
+
 # %% mistake: builds a model
 def count_parameters(config):
     return sum(p.numel() for p in PerceiverAR(config).parameters())
@@ -142,6 +151,35 @@ def post_norm_layer(x, attention, mlp, norm_1, norm_2):
     return norm_1(x + mlp(x))
 
 
+# %% mistake: from before norm_1
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    x = x + attention(x)
+    return norm_2(x + mlp(norm_1(x)))
+
+
+# %% mistake: x itself
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    middle = norm_1(x + attention(x))
+    return norm_2(x + mlp(middle))
+
+
+# %% mistake: without its norm, norm_2
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    x = norm_1(x + attention(x))
+    return x + mlp(x)
+
+
+# %% mistake: twice
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    x = norm_1(x + attention(x))
+    return norm_1(x + mlp(x))
+
+
+# %% mistake: the MLP is missing
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    return norm_2(norm_1(x + attention(x)))
+
+
 # %% mistake: no norm at all
 def post_norm_layer(x, attention, mlp, norm_1, norm_2):
     x = x + attention(x)
@@ -150,9 +188,10 @@ def post_norm_layer(x, attention, mlp, norm_1, norm_2):
 
 # %% inputs_and_targets: What it reads, what it is asked
 # Write `inputs_and_targets(tokens, num_latents)`. `tokens`, `(B, n + 1)`, are rows of a piece,
-# some with padding (`PAD`, 388) on their left. Return two tensors of integers: what the model
-# reads, `(B, n)`, and the targets of its latents, `(B, l)` with `l = num_latents`. Where
-# a target is padding, write -100, which `cross_entropy` leaves out; leave `tokens` as they are.
+# some with padding (`PAD`, 388) on their left. Return two tensors of the type of `tokens`: what
+# the model reads, `(B, n)`, and the targets of its latents, `(B, l)` with `l = num_latents`. In
+# training a piece may be shorter than $l$: where a target is padding, write -100, which
+# `cross_entropy` leaves out.
 # %% stub
 def inputs_and_targets(tokens, num_latents): ...  # your code
 
@@ -175,6 +214,18 @@ def inputs_and_targets(tokens, num_latents):
     inputs = tokens[:, :-1]
     targets = inputs[:, -num_latents:]
     return inputs, targets.masked_fill(targets == PAD, -100)
+
+
+# %% mistake: a real token is left out
+def inputs_and_targets(tokens, num_latents):
+    inputs, targets = tokens[:, :-1], tokens[:, -num_latents:]
+    return inputs, targets.masked_fill(inputs[:, -num_latents:] == PAD, -100)
+
+
+# %% mistake: as if it were padding
+def inputs_and_targets(tokens, num_latents):
+    targets = tokens[:, -num_latents:]
+    return tokens[:, :-1], targets.masked_fill(targets >= PAD - 10, -100)
 
 
 # %% mistake: the prefix foretells nothing
@@ -279,6 +330,28 @@ def stop_early(model, depth):
     return short
 
 
+# %% mistake: no longer what it was
+def stop_early(model, depth):
+    model.config = replace(model.config, num_self_attention_layers=depth)
+    short = PerceiverAR(model.config)
+    short.load_state_dict(model.state_dict(), strict=False)
+    return short.eval()
+
+
+# %% mistake: no longer be trained
+def stop_early(model, depth):
+    short = PerceiverAR(replace(model.config, num_self_attention_layers=depth))
+    short.load_state_dict(model.requires_grad_(False).state_dict(), strict=False)
+    return short.eval()
+
+
+# %% mistake: of type torch.float64
+def stop_early(model, depth):
+    short = PerceiverAR(replace(model.config, num_self_attention_layers=depth))
+    short.load_state_dict(model.state_dict(), strict=False)
+    return short.double().eval()
+
+
 # %% mistake: do not fit
 def stop_early(model, depth):
     config = PerceiverConfig(
@@ -294,7 +367,7 @@ def stop_early(model, depth):
 # least 90 % of them, for any budget from 3 to 135 million. Leave vocabulary and window as they
 # are. Keep to three rules of thumb: heads of 32 to 128 channels; $L \ge 4$ self-attention layers;
 # and $16 L \le D \le 128 L$ channels. Several shapes fit, and no arithmetic says which is the best:
-# training does. The one given below stays near the released model's $D / L$.
+# training does. The solution folded below stays near the released model's $D / L$.
 # %% stub
 def design(budget): ...  # your code
 
@@ -332,6 +405,14 @@ def design(budget):
 # %% mistake: budget unused
 def design(budget):
     return PerceiverConfig(num_channels=192, num_heads=3, num_self_attention_layers=5)
+
+
+# %% mistake: of 3,700,000
+def design(budget):
+    D, layers = (160, 8) if budget < 1e7 else (384, 10) if budget < 1e8 else (768, 18)
+    return PerceiverConfig(
+        num_channels=D, num_heads=D // 32, num_self_attention_layers=layers
+    )
 
 
 # %% mistake: too shallow

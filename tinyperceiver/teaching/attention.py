@@ -211,7 +211,7 @@ def draw_heads(*, n: int = 6, H: int = 3, d: int = 4) -> "Figure":
     all_columns = [colors[h] for h in range(H) for _ in range(d)]
     wide, tall = H * d * cell, n * cell
     sheet(0, 2.45, all_columns)
-    label(wide / 2, 2.65, "$(B, n, D)$")
+    label(wide / 2, 2.65, "$Q$, $K$, $V$: $(B, n, D)$")
     label(wide / 2, 1.4, "one row a position,\n$H$ times $d$ channels", "top")
     sheet(7.9, 2.45, all_columns)
     label(7.9 + wide / 2, 2.65, "$(B, n, D)$")
@@ -514,7 +514,7 @@ draw();
 def _shape_of(answer: object) -> str:
     if isinstance(answer, Tensor):
         return f"a tensor of shape {tuple(answer.shape)}"
-    return f"a {type(answer).__name__}"
+    return f"an object of type {type(answer).__name__}"
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -524,8 +524,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 @checker
 def check_attend_once(answer) -> str:
     random = torch.Generator().manual_seed(5)
-    for n, d, e in ((1, 4, 3), (5, 4, 3), (6, 16, 2), (4, 2, 4)):
-        query = torch.randn(d, generator=random)
+    for n, d, e, size in ((1, 4, 3, 1), (5, 4, 3, 1), (6, 16, 2, 1), (4, 2, 4, 6)):
+        query = size * torch.randn(d, generator=random)
         keys = torch.randn(n, d, generator=random)
         values = torch.randn(n, e, generator=random)
         found = answer(query, keys, values)
@@ -568,7 +568,8 @@ def check_attend_once(answer) -> str:
         if n == 1:
             raise Mistake(
                 "with a single key the weight is 1 and the answer is its value, "
-                f"{values[0].tolist()}. Yours is {found.tolist()}: do the weights sum to 1?"
+                f"{values[0].tolist()}. Yours is {found.tolist()}: do the weights sum to 1, "
+                "and is all in float32?"
             )
         raise Mistake(
             f"for d = {d} and n = {n} it returns {found.tolist()} where "
@@ -622,8 +623,8 @@ def check_window_mask(answer) -> str:
         counts = found.sum(-1).tolist()
         if counts[-1] != min(reach, n):
             raise Mistake(
-                f"off by one? In {where} the last query sees {counts[-1]} keys; with "
-                f"itself there should be {min(reach, n)}."
+                f"off by one? The number of keys that the last query sees in {where} is "
+                f"{counts[-1]}; with itself it should be {min(reach, n)}."
             )
         if not torch.equal(found, past & near):
             raise Mistake(
@@ -632,45 +633,62 @@ def check_window_mask(answer) -> str:
     return "A row has at most `reach` keys, the last of which is the query itself."
 
 
+ROUNDS = "an honest layer whose outputs differ by less than 0.000001 from call to call"
+
+
 def _leaky_layers() -> dict[str, tuple]:
     """Name -> (layer, whether the future leaks): (n, D) -> (n, D) each."""
     random = torch.Generator().manual_seed(1)
     w = torch.randn(4, 4, generator=random)
 
-    def layer(shift: int, rows: slice = slice(None), zero_after: bool = False):
+    def layer(
+        shift: int = 0, leak: tuple[int, int] | None = None, zero_after: bool = False
+    ) -> Callable:
         def attention(x: Tensor) -> Tensor:
             n = len(x)
             scores = (x @ w) @ x.T / 4
-            mask = torch.ones(n, n).tril().bool()
-            mask[rows] = torch.ones(n, n).tril(diagonal=shift).bool()[rows]
+            mask = torch.ones(n, n).tril(diagonal=shift).bool()
+            if leak and max(leak) < n:
+                mask[leak] = True
             if zero_after:
                 return (scores.softmax(-1) * mask) @ x
             return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ x
 
         return attention
 
-    honest = layer(0)
-    return {
-        "an honest layer": (honest, False),
-        "a layer without any mask": (layer(99), True),
+    honest = layer()
+
+    def plus_next(strength: list[float]) -> Callable:
+        """Each position also gets the next one's channels, times `strength`."""
+        return lambda x: (
+            honest(x) + torch.tensor(strength) * torch.cat((x[1:], 0 * x[:1]))
+        )
+
+    def rounds(x: Tensor) -> Tensor:
+        return honest(x) + 3e-7 * (2 * torch.rand(x.shape, generator=random) - 1)
+
+    leaky = {
+        "a layer without any mask": layer(99),
         "a layer whose mask is shifted by one, so that each query sees one key too "
-        "many": (layer(1), True),
-        "a layer that multiplies by the mask after the softmax": (
-            layer(0, zero_after=True),
-            True,
-        ),
-        "a layer with a small leak, of about 0.0001": (
-            lambda x: honest(x) + 1e-4 * torch.cat((x[1:], x[:1] * 0)),
-            True,
-        ),
-        "a layer in which position 3 alone sees position 4": (
-            layer(1, slice(3, 4)),
-            True,
-        ),
+        "many": layer(1),
+        "a layer that multiplies by the mask after the softmax": layer(zero_after=True),
+        "a layer with a small leak, of about 0.0001": plus_next([1e-4] * 4),
+        "a layer that leaks by the last channel alone": plus_next([0, 0, 0, 0.3]),
+        "a layer whose leak adds to one channel what it takes from the next, so that "
+        "their sum stays": plus_next([0.3, -0.3, 0.3, -0.3]),
+    }
+    for place in ((3, 4), (0, 1), (5, 6), (2, 5)):
+        name = "a layer in which position {} alone sees position {}".format(*place)
+        leaky[name] = layer(leak=place)
+    fair = {
+        "an honest layer": honest,
         "a layer that looks back two positions only": (
-            lambda x: x + x.roll(2, 0) * (torch.arange(len(x)) >= 2)[:, None],
-            False,
+            lambda x: x + x.roll(2, 0) * (torch.arange(len(x)) >= 2)[:, None]
         ),
+        ROUNDS: rounds,
+    }
+    return {name: (leaky[name], True) for name in leaky} | {
+        name: (fair[name], False) for name in fair
     }
 
 
@@ -678,44 +696,63 @@ def _leaky_layers() -> dict[str, tuple]:
 def check_hears_the_future(answer) -> str:
     random = torch.Generator().manual_seed(2)
     x = torch.randn(7, 4, generator=random)
-    found, asked = {}, []  # asked: what the layers were given, and a copy of it
+    layers = _leaky_layers()
+    found, asked = {}, {}  # asked: each tensor that a layer was given, and a copy of it
 
     def watched(layer: Callable, given: Tensor) -> Tensor:
-        asked.append((given, given.clone()))
+        asked.setdefault(id(given), (given, given.clone()))
         return layer(given)
 
-    for name, (layer, leaks) in _leaky_layers().items():
-        found[name] = answer(partial(watched, layer), x)
-        if not isinstance(found[name], (bool, torch.BoolTensor)):
-            raise Mistake(f"return True or False, not {_shape_of(found[name])}.")
-        in_place = any(not torch.equal(now, then) for now, then in asked)
-        if in_place and leaks and not found[name]:
+    for name, (layer, leaks) in layers.items():
+        asked.clear()
+        said = answer(partial(watched, layer), x)
+        scalar = getattr(said, "ndim", None) == 0  # of PyTorch or NumPy
+        found[name] = said.item() if scalar else said
+        if not isinstance(found[name], bool):
+            raise Mistake(f"return True or False, not {_shape_of(said)}.")
+        if found[name] == leaks:
+            continue
+        if not all(then.isfinite().all() for _, then in asked.values()):
             raise Mistake(
-                "it changes x itself, so that both outputs are of the changed one: clone x."
+                "it tries NaN or infinity. But 0 times NaN is NaN, so that a masked key is "
+                "heard, too: change by finite numbers."
             )
-        if in_place and found[name] and not leaks:
+        in_place = not all(torch.allclose(*pair) for pair in asked.values())
+        if in_place and leaks:
             raise Mistake(
-                "it changes x itself, so that its changes add up and an early one is taken "
-                "for a later one: clone x for each."
+                "it changes a tensor that a layer has already been given, so that both "
+                "outputs are of the changed one: clone x."
             )
-    if not any(found.values()):
+        if in_place:
+            raise Mistake(
+                "it changes a tensor that a layer has already been given, so that "
+                "its changes add up and an early one is taken for a later one: clone x "
+                "for each."
+            )
+    if not any(found[name] for name, (_, leaks) in layers.items() if leaks):
         raise Mistake(
             "it finds no leak anywhere, not even in a layer without any mask. Are both "
             "outputs of the same x?"
         )
-    for name, (_, leaks) in _leaky_layers().items():
+    for name, (_, leaks) in layers.items():
+        if found[name] and not leaks and name == ROUNDS:
+            raise Mistake(
+                f"it accuses {name}, as rounding does. Call only larger differences a "
+                "leak, and look at the largest: in a sum, rounding adds up."
+            )
         if found[name] and not leaks:
             raise Mistake(
                 f"it accuses {name}. The output at the changed position and after it "
                 "may change: compare only those before."
             )
-    for name, (_, leaks) in _leaky_layers().items():
+    for name, (_, leaks) in layers.items():
         if leaks and not found[name]:
             raise Mistake(
-                f"it misses {name}. Change every position in turn, look at all outputs "
-                "before it, and do not call a small difference none."
+                f"it misses {name}. Change every position in turn, in all channels, look "
+                "at the size of each difference in all outputs before it, and do not call a "
+                "small one none."
             )
-    return f"{len(found)} layers judged rightly, also the one with a single leak."
+    return f"{len(found)} layers judged rightly, also those with a single leak."
 
 
 @checker
@@ -758,7 +795,7 @@ def check_split_heads(answer) -> str:
 def check_slot(answer) -> str:
     for capacity, keep in ((6, 2), (5, 1), (8, 0), (4, 3)):
         held = {}
-        for position in range(4 * capacity):
+        for position in range(50 * capacity):
             slot = answer(position, capacity, keep)
             where = f"slot({position}, {capacity}, {keep})"
             if isinstance(slot, bool) or not isinstance(slot, int):
@@ -773,8 +810,8 @@ def check_slot(answer) -> str:
                 )
             if gone is not None and len(held) < capacity:
                 raise Mistake(
-                    f"{where} overwrites position {gone} while {capacity - len(held)} of "
-                    f"{capacity} slots are still empty."
+                    f"{where} overwrites position {gone} while slots are still empty: "
+                    f"{capacity - len(held)} of {capacity}."
                 )
             oldest = min((p for p in held.values() if p >= keep), default=None)
             if gone is not None and gone != oldest:

@@ -13,6 +13,7 @@ from tinyperceiver.ngrams import NGramModel
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive, shades
+from tinyperceiver.teaching.vocabulary import name_of
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
     NOTE_ON,
@@ -20,7 +21,6 @@ from tinyperceiver.tokenizer import (
     STEPS_PER_SECOND,
     TIME_SHIFT,
     VELOCITY,
-    VELOCITY_BIN,
     decode_midi,
     encode_midi,
 )
@@ -49,7 +49,6 @@ __all__ = [
 
 KINDS = ("note on", "note off", "time shift", "velocity")
 EDGES = (NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY, NUM_EVENTS)
-KEYS = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 
 
 # The recorded run
@@ -66,17 +65,6 @@ def bigram_counts() -> np.ndarray:
     path = resources.files("tinyperceiver") / "assets" / "ngrams" / "bigrams.npz"
     with path.open("rb") as file, np.load(file) as arrays:
         return arrays["counts"].astype(np.int64)
-
-
-def name_of(token: int) -> str:
-    """A token in words, such as "note on C4"."""
-    if token < TIME_SHIFT:
-        pitch = token % NOTE_OFF
-        kind = KINDS[token // NOTE_OFF]
-        return f"{kind} {KEYS[pitch % 12]}{pitch // 12 - 1}"
-    if token < VELOCITY:
-        return f"wait {1000 * (token - TIME_SHIFT + 1) // STEPS_PER_SECOND} ms"
-    return f"velocity {VELOCITY_BIN * (token - VELOCITY)}"
 
 
 def longest_copy(
@@ -173,8 +161,8 @@ def draw_sparsity(orders: list[dict]) -> "Figure":
     once = np.array([result["once"] for result in orders])
     lines = (
         ("possible", [NUM_EVENTS**k for k in n], GREY, "o", ":"),
-        ("in the training part", distinct, BLUE, "s", "-"),
-        ("more than once", distinct - once, ORANGE, "^", "--"),
+        ("that occur", distinct, BLUE, "s", "-"),
+        ("that occur again", distinct - once, ORANGE, "^", "--"),
     )
     for label, values, color, marker, dash in lines:
         left.semilogy(n, values, dash, color=color, marker=marker, ms=4, label=label)
@@ -413,15 +401,25 @@ def check_perplexity(answer) -> str:
                 "log2 goes with 2 **, and np.log with exp",
             ),
         )
-        if not np.isclose(found, right, rtol=1e-9):
+        if not np.isclose(found, right, rtol=1e-5):
             for value, message in wrong:
-                if np.isclose(found, value, rtol=1e-9):
+                if np.isclose(found, value, rtol=1e-5):
                     raise Mistake(f"for p = {p.tolist()}, {message}.")
-            raise Mistake(f"p = {p.tolist()} should give {right:.4g}, not {found:.4g}.")
-    found = _number(answer(np.full(1000, 1 / NUM_EVENTS)), "perplexity")
-    if not np.isclose(found, NUM_EVENTS):
+            raise Mistake(f"p = {p.tolist()} should give {right:.7g}, not {found:.7g}.")
+    rare = np.array([0.5, 1e-9])
+    found, right = _number(answer(rare), "perplexity"), np.exp(-np.log(rare).mean())
+    if not np.isclose(found, right, rtol=1e-4):
         raise Mistake(
-            f"1,000 tokens of p = 1/388 should give 388, not {found:.4g}. A product of so "
+            f"p = {rare.tolist()} should give {right:.5g}, not {found:.5g}. There is no "
+            "highest price: take the logarithm of p as it is, however small."
+        )
+    found = _number(answer(np.full(1000, 1 / NUM_EVENTS)), "perplexity")
+    if not np.isclose(found, NUM_EVENTS, rtol=1e-4):
+        says = f"1,000 tokens of p = 1/388 should give 388, not {found:.7g}."
+        if np.isfinite(found) and found > 0:
+            raise Mistake(says)
+        raise Mistake(
+            f"{says} A product of so "
             "many probabilities is below the smallest float, and comes out as 0: add up logs."
         )
     return "Four tokens of p = 1/4 are as hard to guess as a draw from 4: 4.00."
@@ -460,6 +458,11 @@ def check_bigram_table(answer) -> str:
             raise Mistake(
                 "a pair that comes twice counts once with you: `table[a, b] += 1` with "
                 "arrays of indices adds only once for equal indices; see `np.add.at`."
+            )
+        if np.allclose(found, exact / np.maximum(exact.sum(1), 1)):
+            raise Mistake(
+                "the totals of the rows lie across the columns: entry [a, b] is divided by "
+                f"the total of b. They must stand as a column, ({size}, 1)."
             )
         if np.allclose(found, exact / np.maximum(exact.sum(0), 1)):
             raise Mistake("the columns sum to 1: each row that occurs should.")
@@ -515,12 +518,17 @@ def check_smoothed(answer) -> str:
         right = (c + new * q) / (total + new) if total else q
         if np.allclose(found, right, atol=1e-12):
             continue
-        if not total and np.allclose(found, 0):
+        if not total:
+            what = "gives zeros with you" if not found.any() else "changes `shorter`"
             raise Mistake(
-                "no count at all gives zeros with you: then nothing is known but `shorter`."
+                f"no count at all {what}: then nothing is known but `shorter`."
+            )
+        if np.allclose(found, (c * (total - new) / total + new * q) / total):
+            raise Mistake(
+                "your share of invented visits is u / c. They are u among c + u visits."
             )
         unmet = q * (c == 0)
-        if total and unmet.any():
+        if unmet.any():
             only = (c + new * unmet / unmet.sum()) / (total + new)
             if np.allclose(found, only):
                 raise Mistake(
@@ -532,17 +540,17 @@ def check_smoothed(answer) -> str:
             ((c == 0).sum(), "the tokens that were not met"),
             (1, "one invented visit, whatever the context"),
         ):
-            if total and np.allclose(found, (c + times * q) / (total + times)):
+            if np.allclose(found, (c + times * q) / (total + times)):
                 raise Mistake(
                     f"your u is {times} for counts {counts}: {says}. It should be the number "
                     "of different tokens that were met."
                 )
-        if np.allclose(found, (c + new * q) / max(total, 1)):
+        if np.allclose(found, (c + new * q) / total):
             raise Mistake(
                 f"your probabilities sum to {found.sum():.3g}: the invented visits must go "
                 "into the denominator too."
             )
-        if total and np.allclose(found, c / total):
+        if np.allclose(found, c / total):
             raise Mistake(
                 "a token that was never met still gets 0: nothing is mixed in."
             )
@@ -552,7 +560,7 @@ def check_smoothed(answer) -> str:
             raise Mistake(
                 "u counts the different tokens that were met, not all there are."
             )
-        if np.allclose(found, (c + total * q) / max(2 * total, 1)):
+        if np.allclose(found, (c + total * q) / (2 * total)):
             raise Mistake(
                 "u counts different tokens: a token met three times counts once."
             )
@@ -568,11 +576,13 @@ def check_sample_at(answer) -> str:
     """Exercise 4: a draw at a temperature."""
     p = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
     draws = 4000
-    for temperature in (1.0, 0.5, 2.0):
+    for temperature in (1.0, 0.5, 2.0, 0.2):
         rng = np.random.default_rng(3)
         found = [answer(p, temperature, rng) for _ in range(2)]
         if not all(np.ndim(value) == 0 for value in found):
             raise Mistake("one draw is one token id, not an array.")
+        if not all(np.asarray(value).dtype.kind in "iu" for value in found):
+            raise Mistake("a token id is an integer.")
         # The generator goes on from draw to draw; a fixed seed inside would not.
         state = [
             answer(p, temperature, np.random.default_rng(seed)) for seed in range(40)
@@ -633,18 +643,41 @@ def check_sample_at(answer) -> str:
             "at T = 5 tokens of probability 0 are drawn. What is added to 0 before a "
             "logarithm grows with T; 0 must stay 0."
         )
-    even = np.full(100, 0.01)
-    with np.errstate(all="ignore"):
-        try:
-            cold = [
-                answer(even, 0.005, np.random.default_rng(seed)) for seed in range(40)
-            ]
-        except ValueError:
-            cold = [0]
-    if len(set(map(int, cold))) < 20:
+    tiny = (
+        "0.01 ** 200 is below the smallest float, and 0 / 0 no number. Make the largest "
+        "weight 1 before."
+    )
+
+    def drawn_cold(p, draws):
+        with np.errstate(all="ignore"):
+            try:
+                return [
+                    int(answer(p, 0.005, np.random.default_rng(seed)))
+                    for seed in range(draws)
+                ]
+            except ValueError as error:
+                raise Mistake(f"at T = 0.005 you stop with {error!r}: {tiny}") from None
+
+    cold = drawn_cold(np.full(100, 0.01), 40)
+    if len(set(cold)) == 1:
         raise Mistake(
-            "at T = 0.005, 100 equal probabilities are not drawn alike: 0.01 ** 200 is below "
-            "the smallest float, and 0 / 0 no number. Make the largest weight 1 before."
+            "at T = 0.005 you draw the same of 100 equally likely tokens 40 times. At a low "
+            "T several likeliest tokens still come alike. If you do not leave out the draw "
+            f"there, look at your weights: {tiny}"
+        )
+    if len(set(cold)) < 20:
+        raise Mistake("at T = 0.005, 100 equally likely tokens are not drawn alike.")
+    # The likeliest has 99.99 % at T = 0.005 and 90 % at 0.01.
+    uneven = np.full(100, 1.0)
+    uneven[[5, 6]], uneven[41] = 0, 1.07
+    cold = drawn_cold(uneven / uneven.sum(), 200)
+    if {5, 6} & set(cold):
+        raise Mistake(f"at T = 0.005 tokens of probability 0 are drawn: {tiny}")
+    if cold.count(41) < 195:
+        raise Mistake(
+            f"at T = 0.005 a token of p = 0.0109 among others of 0.0102 was drawn "
+            f"{cold.count(41)} times of 200, and should come nearly always. Do you change T, "
+            f"or the weights? If not: {tiny}"
         )
     return "4,000 draws at T = 0.5 took the likeliest token more often than at 1, as they should."
 

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
+from tinyperceiver.tokenizer import PAD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -442,6 +443,10 @@ def draw_losses(losses: dict[str, list[float]]) -> "Figure":
 # Exercises
 
 
+def _counted(num_layers: int) -> str:
+    return f"{num_layers} self-attention layer" + "s" * (num_layers != 1)
+
+
 def _parameters(config: PerceiverConfig) -> int:
     with torch.device("meta"):
         return PerceiverAR(config).num_parameters
@@ -471,7 +476,7 @@ def check_count_parameters(answer: Callable) -> str:
             found = answer(config)
         if isinstance(found, bool) or not isinstance(found, int):
             kind = type(found).__name__
-            raise Mistake(f"a number of parameters is an int; this is a {kind}.")
+            raise Mistake(f"a number of parameters is an int; this is of type {kind}.")
         D, missing = config.num_channels, right - found
         if missing == 0:
             continue
@@ -479,6 +484,11 @@ def check_count_parameters(answer: Callable) -> str:
             raise Mistake(
                 f"{-missing:,} too many, which is V · D: the embedding is counted "
                 "twice. The output reuses it and adds nothing."
+            )
+        if missing == (config.vocab_size - 389) * D:
+            raise Mistake(
+                f"{abs(missing):,} off: your V is not this model's `vocab_size`, "
+                f"{config.vocab_size}."
             )
         if missing == D:
             raise Mistake(
@@ -507,7 +517,7 @@ def check_count_parameters(answer: Callable) -> str:
         side = "few" if missing > 0 else "many"
         raise Mistake(
             f"for D = {D}, V = {config.vocab_size} and "
-            f"{config.num_self_attention_layers} self-attention layers you find "
+            f"{_counted(config.num_self_attention_layers)} you find "
             f"{found:,}, which is {abs(missing):,} too {side}. Compare part by part with "
             "what `account(config)` counts."
         )
@@ -561,11 +571,27 @@ def check_post_norm_layer(answer: Callable) -> str:
             )
         if is_it(norm_1(swapped + mlp(swapped))):
             raise Mistake("the two norms are exchanged: norm_1 stands first.")
+        for norm, used in ((norm_1, middle), (norm_2, swapped)):
+            if is_it(norm(used + mlp(used))):
+                which = "norm_1" if norm is norm_1 else "norm_2"
+                raise Mistake(f"{which} is used twice, the other norm never.")
+        if is_it(norm_2(once + mlp(middle))):
+            raise Mistake(
+                "the second sum takes x from before norm_1. What the MLP returns is "
+                "added to what the MLP read."
+            )
+        if is_it(norm_2(x + mlp(middle))):
+            raise Mistake(
+                "the second sum takes x itself: what the attention found is lost to "
+                "all but the MLP. Add to what the MLP read."
+            )
+        if is_it(middle + mlp(middle)):
+            raise Mistake("the second sum is returned without its norm, norm_2.")
         if is_it(once + mlp(once)):
             raise Mistake("there is no norm at all.")
         if is_it(norm_2(once + mlp(once))):
             raise Mistake("the first sum goes on without its norm, norm_1.")
-        if is_it(norm_1(right * 0 + middle)):
+        if is_it(middle) or is_it(norm_2(middle)):
             raise Mistake("the MLP is missing.")
         raise Mistake(
             "the numbers are others. After the attention and after the MLP: add what "
@@ -576,11 +602,11 @@ def check_post_norm_layer(answer: Callable) -> str:
 
 @checker
 def check_inputs_and_targets(answer: Callable) -> str:
-    rows = torch.arange(2 * 9).reshape(2, 9)
-    padded = torch.tensor([[388, 388, 388, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7]])
+    rows = torch.arange(388 - 2 * 9, 388).reshape(2, 9)  # the last is no padding yet
+    padded = torch.tensor([[388, 388, 388, 5, 6, 0, 8], [1, 2, 3, 4, 5, 6, 7]])
     for tokens, num_latents in ((rows, 3), (rows, 8), (padded, 5), (rows, 1)):
         found = answer(tokens, num_latents)
-        if not isinstance(found, tuple) or len(found) != 2:
+        if not isinstance(found, tuple | list) or len(found) != 2:
             raise Mistake("return two tensors: what the model reads, and its targets.")
         inputs, targets = found
         if any(
@@ -616,6 +642,11 @@ def check_inputs_and_targets(answer: Callable) -> str:
             raise Mistake(
                 "each latent is asked for its own token, which it can read. Its target "
                 "is the next one."
+            )
+        if (gone := real & (targets == -100)).any():
+            raise Mistake(
+                f"a real token is left out as if it were padding, token "
+                f"{right[gone][0].item()}. Only a target that is itself {PAD} becomes -100."
             )
         if not torch.equal(targets[real], right[real]):
             raise Mistake("the targets are not the last tokens, in their order.")
@@ -663,9 +694,18 @@ def check_stop_early(answer: Callable) -> str:
                     f"you have cut `model` itself: {len(given.layers)} of its 3 layers "
                     "are left. Make a new model."
                 )
+            if given.config != config:
+                raise Mistake(
+                    "`model.config` is no longer what it was. Give the new shape to the "
+                    "new model alone."
+                )
+            if not all(p.requires_grad for p in given.parameters()):
+                raise Mistake(
+                    "`model` can no longer be trained: some of its parameters are frozen."
+                )
             if len(getattr(short, "layers", [])) != depth:
                 raise Mistake(
-                    f"asked for {depth} self-attention layers, the model has "
+                    f"asked for {_counted(depth)}, the model has "
                     f"{len(getattr(short, 'layers', []))}."
                 )
             before, after = model.state_dict(), given.state_dict()
@@ -685,11 +725,16 @@ def check_stop_early(answer: Callable) -> str:
             right = copy.deepcopy(model)
             right.layers = right.layers[:depth]
             expected, found = right(tokens, 12), short(tokens, 12)
+            if found.dtype != expected.dtype:
+                raise Mistake(
+                    f"the logits are of type {found.dtype}, those of `model` of type "
+                    f"{expected.dtype}. A copy keeps the type."
+                )
             if torch.allclose(found, expected, atol=1e-5):
                 if short.config.num_self_attention_layers == depth:
                     continue
                 raise Mistake(
-                    f"{depth} layers, but its config still says "
+                    f"it has {_counted(depth)}, but its config still says "
                     f"{short.config.num_self_attention_layers}."
                 )
             right.layers = copy.deepcopy(model).layers[3 - depth :]
@@ -741,8 +786,9 @@ def _nats_by_depth(stop_early: Callable) -> str:
 
 @checker
 def check_design(answer: Callable) -> str:
-    budgets, shapes = (3_000_000, 20_000_000, 134_840_832), []
-    for budget in budgets:
+    shown, shapes = (3_000_000, 20_000_000, 134_840_832), []
+    others = (3_700_000, 7_000_000, 45_000_000, 90_000_000)
+    for budget in (*shown, *others):
         config = answer(budget)
         # In the chapter it is the reader's own class.
         if type(config).__name__ != "PerceiverConfig":
@@ -765,7 +811,7 @@ def check_design(answer: Callable) -> str:
             )
         if layers < 4 or 128 * layers < D:
             raise Mistake(
-                f"too shallow: {layers} self-attention layers for {D} channels. Here "
+                f"too shallow: {_counted(layers)} for {D} channels. Here "
                 "every 128 channels want a layer, and 4 layers are the least."
             )
         if layers > D // 16:
@@ -780,7 +826,8 @@ def check_design(answer: Callable) -> str:
             )
         if not 32 <= d <= 128:
             raise Mistake(f"heads of {d} channels: choose H so that d is 32 to 128.")
-        shapes.append(
-            f"D = {D} with {layers} layers ({count / budget:.1%} of {budget:,})"
-        )
-    return "; ".join(shapes) + "."
+        if budget in shown:
+            shapes.append(
+                f"D = {D} with {layers} layers ({count / budget:.1%} of {budget:,})"
+            )
+    return "; ".join(shapes) + f"; {len(others)} other budgets are met, too."

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -310,7 +311,7 @@ def draw_held(
 def draw_lookups(
     time: np.ndarray, is_down: np.ndarray, goes_up: np.ndarray, key_up: np.ndarray
 ) -> "Figure":
-    """Pedal changes (p,), the up after each (p + 1,), and what they do to keys (n,)."""
+    """Pedal changes (p,), the up from each on (p,), and what they do to keys (n,)."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(6.4, 2.5))
@@ -418,9 +419,11 @@ def check_most_at_once(answer: Callable[[np.ndarray, np.ndarray], int]) -> str:
 
     apart, together = [(0, 1), (2, 3), (4, 5)], [(0, 4), (1, 3), (2, 5)]
     if (given := ask(apart)) != 1:
+        hint = "Are you counting notes that have ended?"
+        if given < 1:
+            hint = "That is too few: at its start, a note sounds already."
         raise Mistake(
-            f"three notes, one after the other with gaps, give {given}, not 1. Are you "
-            "counting notes that have ended?"
+            f"three notes, one after the other with gaps, give {given}, not 1. {hint}"
         )
     if (given := ask(together)) != 3:
         raise Mistake(
@@ -443,10 +446,19 @@ def check_most_at_once(answer: Callable[[np.ndarray, np.ndarray], int]) -> str:
             f"the same three notes in another order give {given}. Files list notes "
             "by their ends: sort the times, or do not depend on the order."
         )
+    for end, right in ((1.0437, 2), (1.0435, 1)):
+        if (given := ask([(0, end), (1.0436, 1.5)])) != right:
+            raise Mistake(
+                f"notes from 0 to {end} and from 1.0436 to 1.5 s: {given} at once, but "
+                f"{right} sound{'s' * (right == 1)}. Compare the times themselves, not "
+                "frames or samples of time."
+            )
     random = np.random.default_rng(0)
-    for _ in range(20):
+    for piece in range(20):
         start = random.integers(0, 40, 30) / 4
         end = start + random.integers(1, 12, 30) / 4
+        if piece % 2:  # off the grid
+            start, end = start + random.random(30), end + 1 + random.random(30)
         right = max(int(((start <= time) & (time < end)).sum()) for time in start)
         if (given := ask(list(zip(start, end, strict=True)))) != right:
             raise Mistake(f"30 random notes: {given} at once, but {right} sound.")
@@ -472,9 +484,20 @@ def check_cut_at_restrike(
 
     ends = ask([0, 1], [3, 4], [60, 64])
     if ends.tolist() != [3, 4]:
+        hint = "Here no key is struck again, so the ends stay as they are."
+        if ends.tolist() == [0, 1]:
+            hint = "Those are their starts: no note is its own next stroke."
+        elif ends.tolist() == [1, 4]:
+            hint = "Only the same key cuts a note: mind the pitch."
         raise Mistake(
             f"keys 60 and 64 sound together, 0 to 3 s and 1 to 4 s; you end them at "
-            f"{ends.tolist()}. Only the same key cuts a note: mind the pitch."
+            f"{ends.tolist()}. {hint}"
+        )
+    ends = ask([0, 1], [3, 4], [60, 72])
+    if ends.tolist() != [3, 4]:
+        raise Mistake(
+            f"keys 60 and 72 sound together, 0 to 3 s and 1 to 4 s; you end them at "
+            f"{ends.tolist()}. They are an octave apart, and two keys."
         )
     ends = ask([0, 2], [1, 3], [60, 60])
     if ends.tolist() != [1, 3]:
@@ -501,7 +524,8 @@ def check_cut_at_restrike(
         )
     random = np.random.default_rng(0)
     for _ in range(20):
-        start, pitch = random.permutation(40) / 8, random.integers(60, 66, 40)
+        start = random.permutation(40) / 8
+        pitch = random.choice([48, 60, 61, 62, 64, 72], 40)
         end = start + random.integers(1, 30, 40) / 8
         later = [
             start[(pitch == p) & (start > s)] for s, p in zip(start, pitch, strict=True)
@@ -510,6 +534,24 @@ def check_cut_at_restrike(
         if not np.array_equal(ask(start, end, pitch), right):
             raise Mistake("40 random notes on six keys: some end at the wrong time.")
     return "No key of 20 random pieces sounds twice at once, and nothing got longer."
+
+
+def _status_left_out(track: bytes) -> int | None:
+    """Where a status is missing after a meta event; else None."""
+    at, status = 0, 0xFF
+    while at < len(track):
+        while track[at] >= 0x80:  # the wait
+            at += 1
+        at += 1
+        if track[at] >= 0x80:
+            status, at = track[at], at + 1
+        elif status == 0xFF:
+            return at
+        if status == 0xFF:
+            at += 2 + track[at + 1]
+        else:
+            at += 1 if status >> 4 == 0xC else 2
+    return None
 
 
 @checker
@@ -543,15 +585,22 @@ def check_compose(answer: Callable[[], bytes]) -> str:
         raise Mistake("a track ends with the event ff 2f 00.")
     try:
         parsed = mido.MidiFile(file=io.BytesIO(data))
-        midi = pretty_midi.PrettyMIDI(mido_object=parsed)
+        # Not from `parsed`, whose times it would change.
+        midi = pretty_midi.PrettyMIDI(io.BytesIO(data))
     except Exception as error:
+        hint = (
+            "Is there a wait before each event, 0 included, and does each wait from 128 "
+            "ticks on take two bytes or more, as from write_number?"
+        )
+        if "0..127" in str(error):
+            hint = "Pitches and velocities are below 80 (hexadecimal), 128. " + hint
+        elif re.search(rb"\xff\x51[^\x03]", data):
+            hint = "After ff 51 comes 03: a tempo has three bytes. " + hint
         raise Mistake(
-            f"pretty_midi cannot read it ({type(error).__name__}: {error}). Is there a "
-            "wait before each event, 0 included, and does each wait from 128 ticks on "
-            "take two bytes or more, as from write_number?"
+            f"pretty_midi cannot read it ({type(error).__name__}: {error}). {hint}"
         ) from error
     [messages] = parsed.tracks
-    strokes, tick, is_down, is_set_again = 0, 0, set(), False
+    strokes, tick, is_down, is_set_again = 0, 0, {}, False
     for message in messages:
         tick += message.time
         is_set_again |= message.type == "set_tempo" and strokes > 0
@@ -569,15 +618,25 @@ def check_compose(answer: Callable[[], bytes]) -> str:
         key = message.channel, message.note
         if message.type == "note_on" and message.velocity > 0:
             strokes += 1
-            is_down.add(key)
+            is_down[key] = tick
         elif key in is_down:
-            is_down.remove(key)
+            if is_down.pop(key) == tick:
+                raise Mistake(
+                    f"key {message.note} comes up at the very tick at which it goes "
+                    f"down, {tick}: a note of no length is not heard."
+                )
         else:
             raise Mistake(
                 f"at tick {tick} key {message.note} comes up, but it is not down. An "
                 "event without a status has the one before it: after an 80, the key "
                 "comes up."
             )
+    if place := _status_left_out(data[22:]):
+        raise Mistake(
+            f"byte {22 + place} of the file is {data[22 + place]:#04x}, where a status "
+            "should stand: a meta event, such as a tempo, cancels running status. "
+            "pretty_midi lets it pass; the chapter's reader would not."
+        )
     notes = [note for part in midi.instruments for note in part.notes]
     if strokes > len(notes):
         raise Mistake(
@@ -585,7 +644,7 @@ def check_compose(answer: Callable[[], bytes]) -> str:
             "that never comes up is no note."
         )
     if len(notes) < 8:
-        raise Mistake(f"{len(notes)} notes; write 8 at least.")
+        raise Mistake(f"{len(notes)} note{'s' * (len(notes) != 1)}; write 8 at least.")
     for message in messages:
         if message.type == "set_tempo" and not 100_000 <= message.tempo <= 2_000_000:
             raise Mistake(

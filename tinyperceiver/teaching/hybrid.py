@@ -55,7 +55,7 @@ __all__ = [
 
 # Figures
 
-KEYS = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 def name_of(token: int) -> str:
@@ -351,10 +351,11 @@ def draw_weights(
         ax.set_ylabel(f"head {h}", rotation=0, ha="right", va="center")
         ax.set(yticks=[0, 0.5], xlim=(n - last - 0.7, n - 0.3))
         share = weights[h, :m].sum().item()
+        unseen = weights[h, : n - last].sum().item()
         ax.text(
             0.01,
             0.8,
-            f"all of the prefix: {share:.2f}",
+            f"all of the prefix: {share:.2f}, left of this picture: {unseen:.2f}",
             transform=ax.transAxes,
             fontsize=9,
         )
@@ -526,8 +527,8 @@ def hybrid_explorer(m: int = 8, l: int = 4, query: int = 1) -> "HTML":
     height = TOP + CELL * MOST_LATENTS + 4
     label = (
         "A mask with a row for each latent and a column for each position. A row sees the whole "
-        "prefix and the latents up to itself. Above, two bars compare the pairs of the hybrid "
-        "stack with those of full attention."
+        "prefix and the latents up to itself. Above, two bars compare the pairs of all 19 "
+        "layers with those of full attention."
     )
     picture = (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 410 {height}" font-size="12.5" '
@@ -655,6 +656,8 @@ controls.addEventListener("input", update);
 def _as_mask(answer: object, m: int, l: int) -> Tensor:
     """What an answer returned, as (l, m + l) booleans, or a `Mistake` in words."""
     try:
+        if isinstance(answer, (list, tuple)):  # of lists, or of tensors
+            answer = torch.stack([torch.as_tensor(row) for row in answer])
         mask = torch.as_tensor(answer)
     except (TypeError, ValueError, RuntimeError):
         raise Mistake(
@@ -705,40 +708,46 @@ def check_hybrid_mask(answer: Callable) -> str:
 
 @checker
 def check_readers(answer: Callable) -> str:
-    for t, m, l in ((9, 8, 4), (8, 8, 4), (11, 8, 4), (3, 8, 4), (0, 5, 2), (2, 0, 5)):
-        where = f"t = {t}, m = {m}, l = {l}"
+    for j, m, l in ((9, 8, 4), (8, 8, 4), (11, 8, 4), (3, 8, 4), (0, 5, 2), (2, 0, 5)):
         try:
-            found = [int(i) for i in answer(t, m, l)]
+            found = [int(i) for i in answer(j, m, l)]
         except TypeError:
-            raise Mistake(f"for {where} it returns no list of numbers.") from None
-        right = list(range(max(0, t - m), l))
+            raise Mistake(
+                f"for j = {j}, m = {m}, l = {l} it returns no list of numbers."
+            ) from None
+        where = f"for j = {j}, m = {m}, l = {l} it returns {found}"
+        right = list(range(max(0, j - m), l))
         if sorted(found) == right:
             continue
-        if found == [int(t <= i + m) for i in range(l)]:
+        if found == [int(j <= i + m) for i in range(l)]:
             raise Mistake(
-                f"for {where} it returns {found}, a column of the mask. Wanted are the numbers of "
-                "the latents, those i for which it is True."
+                f"{where}, a column of the mask. Wanted are the numbers of the latents, those i "
+                "for which it is True."
             )
-        if m and sorted(found) == list(range(max(t, m), m + l)):
+        if m and sorted(found) == list(range(max(j, m), m + l)):
             raise Mistake(
-                f"for {where} it returns positions in the window, {found}. Latents are numbered "
-                "from 0, at position m."
+                f"{where}, positions in the window. Latents are numbered from 0, at position m."
             )
         if any(i < 0 or i >= l for i in found):
             raise Mistake(
-                f"for {where} it returns {found}, and there are only the latents 0 to {l - 1}. "
-                "A token of the prefix stands before all of them."
+                f"{where}, and there are only the latents 0 to {l - 1}. A token of the prefix "
+                "stands before all of them."
             )
-        if sorted(found) == right[1:] and t >= m:
+        if len(set(found)) < len(found):
+            raise Mistake(f"{where}: some latent is listed more than once.")
+        if sorted(found) == right[1:] and j >= m:
             raise Mistake(
-                f"for {where} latent {t - m} is missing: it is the token itself."
+                f"{where}: latent {j - m} is missing, and it is the token itself."
             )
-        if t < m:
+        if j < m:
+            raise Mistake(f"{where}, but this token is in the prefix.")
+        early = sorted(set(found) - set(right))
+        if early:
             raise Mistake(
-                f"for {where} it returns {found}, but this token is in the prefix."
+                f"{where}: latent {early[0]} stands before position {j}, at {early[0] + m}."
             )
-        raise Mistake(f"for {where} it returns {found}: some of them stand before position {t}, "
-                      "or some after it are missing.")  # fmt: skip
+        late = min(set(right) - set(found))
+        raise Mistake(f"{where}: latent {late}, after position {j}, is missing.")
     return "A token of the prefix has l readers, the last token has one: itself."
 
 
@@ -780,6 +789,9 @@ def check_most_latents(answer: Callable) -> str:
             ),
             "the layers above are charged for the prefix": (
                 lambda l, n=n, k=layers: (k + 1) * _stack_pairs(n, l, 0)
+            ),
+            "a layer were missing (`layers` are those above layer 1)": (
+                lambda l, n=n, k=layers: _stack_pairs(n, l, k - 1)
             ),
         }
         for reason, cost in wrong.items():
@@ -837,7 +849,19 @@ def _prefix_and_self(l: int, n: int) -> Tensor:
 
 def _faint(x: Tensor, prefix: Tensor) -> Tensor:
     out = _toy_layer(causal_mask)(x, prefix)
-    return out - 0.002 * x.sum(dim=1, keepdim=True)
+    return out - 0.0001 * x.sum(dim=1, keepdim=True)
+
+
+def _late(x: Tensor, prefix: Tensor) -> Tensor:
+    """Every output stands one place too late, and hears what is before its own token."""
+    m, none = prefix.size(1), torch.zeros_like(x[:, :1])
+    window = torch.cat((none, prefix, x[:, :-1]), dim=1)
+    return _toy_layer(causal_mask)(window[:, m:], window[:, :m])
+
+
+def _rounded(x: Tensor, prefix: Tensor) -> Tensor:
+    out, total = _toy_layer(causal_mask)(x, prefix), x.sum(dim=1, keepdim=True)
+    return (out + total) - total
 
 
 AUDITS = (
@@ -850,8 +874,8 @@ AUDITS = (
     (_toy_layer(_but(1, 4, True)), "leaks",
      "In that layer latent 1 sees latent 4. Look at all outputs before the token that you have "
      "changed, not at the nearest or the first alone."),
-    (_faint, "leaks", "That leak is weak: some outputs move by a few thousandths, far above "
-     "rounding."),
+    (_faint, "leaks", "That leak is weak: some outputs move by a few ten-thousandths, which is "
+     "well above rounding."),
     (_toy_layer(causal_mask, normed=True), "fine",
      "That layer begins with a LayerNorm, which takes away the scale of a token and whatever all "
      "its channels have in common. Change tokens in another way."),
@@ -864,6 +888,11 @@ AUDITS = (
     (_toy_layer(_but(3, -4, False)), "deaf",
      "One latent does not hear one token of the prefix: change tokens of the prefix as well, and "
      "look at each output."),
+    (_late, "deaf", "Each output hears what stands before its token, but not the token. By the "
+     "mask its own token is heard, too."),
+    (_toy_layer(lambda l, n: torch.arange(n) >= torch.arange(n - l, n)[:, None]), "leaks",
+     "That layer hears the future, and is deaf to the past as well. A leak comes first."),
+    (_rounded, "fine", "In that layer some outputs move with the future, but by rounding alone."),
 )  # fmt: skip
 
 
@@ -883,7 +912,7 @@ def check_audit(answer: Callable) -> str:
                 f'one of the layers is to be called "{right}", and you say "{found}". {why}'
             )
     return (
-        f"{len(AUDITS)} layers told apart, five of which leak and three of which are deaf. "
+        f"{len(AUDITS)} layers told apart, six of which leak and four of which are deaf. "
         "Run it on any layer that you write."
     )
 
@@ -891,7 +920,7 @@ def check_audit(answer: Callable) -> str:
 @checker
 def check_cheaper_mask(answer: Callable) -> str:
     share = 0.0
-    for m, l in ((64, 16), (200, 8), (100, 50)):
+    for m, l in ((64, 16), (200, 8), (64, 64), (100, 50)):
         mask, full, where = (
             _as_mask(answer(m, l), m, l),
             causal_mask(l, m + l),

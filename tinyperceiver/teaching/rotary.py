@@ -541,9 +541,8 @@ def check_to_halves(to_halves: "Callable") -> str:
         new = [_as_tensor(to_halves(w, H), (D, D), "to_halves") for w in weights]
         query, key = (_turn_halves(_heads(x, w, H), rotation) for w in new)
         agree = _close(query @ key.transpose(-2, -1), expected, 1e-3)
-        found = (new[0][:, None] == weights[0]).all(
-            dim=-1
-        )  # (D, D): new row is old row
+        # (D, D): is this new row (first axis) that old one (second axis)?
+        found = (new[0][:, None] == weights[0]).all(dim=-1)
         same_rows = bool((found.sum(0) == 1).all() and (found.sum(1) == 1).all())
         if agree and same_rows:
             continue
@@ -656,15 +655,16 @@ def check_long_rotation(long_rotation: "Callable") -> str:
         usual = 10_000.0 ** (-torch.arange(0, head_dim, 2).double() / head_dim)
         known = usual * trained  # radians that a pair turned in training
         reach = speed * (n - 1)
-        if not _close(cos[0, 0], torch.ones(()), 1e-3):
+        if cos[0, 0].min() < 0 or sin[0, 0].abs().max() > 1e-3:
             raise Mistake(
                 f"with a window of {n:,} tokens position 0 has turned already; its angles should "
                 "be 0."
             )
-        if speed[0] < 0:
+        if (reach < -1e-3).any():
+            pair = int((reach < -1e-3).nonzero()[0])
             raise Mistake(
-                f"with a window of {n:,} tokens pair 0 turns clockwise: the model would take what "
-                "came before for what comes after."
+                f"with a window of {n:,} tokens pair {pair} turns clockwise: the model would take "
+                "what came before for what comes after."
             )
         is_slow = known < 2 * math.pi  # fast pairs have seen every angle
         strange = is_slow & (reach > 1.001 * known)

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +67,6 @@ KINDS = (
     ("wait", TIME_SHIFT, GREEN),
     ("velocity", VELOCITY, PINK),
 )
-WAIT = 2  # the place of waits among the kinds
 
 
 # Performances and tokens
@@ -679,10 +679,18 @@ def check_transpose(answer: Callable) -> str:
                 f"transposed by {semitones}, '{name_of(before)}' becomes '{name_of(after)}', "
                 f"{shift} ids away."
             )
-    for phrase, semitones in (([376, 120, 305, 248], 12), ([376, 5, 305, 133], -7)):
+    edges = (120, 12), (5, -7), (127, 1), (0, -1), (126, 1), (1, -1), (0, 1), (127, -1)
+    for old, semitones in edges:
+        phrase, key = [376, old, 305, NOTE_OFF + old], old + semitones
         found = np.asarray(answer(phrase, semitones)).tolist()
         where = f"transposed by {semitones}, {phrase} becomes {found}"
-        key = phrase[1] + semitones
+        if 0 <= key < NOTE_OFF:
+            if found != [376, key, 305, NOTE_OFF + key]:
+                raise Mistake(
+                    f"{where}: the key should move to {key}, which is a key too. All from 0 to "
+                    "127 are, each with a note-on and a note-off."
+                )
+            continue
         if found == [376, key % 128, 305, NOTE_OFF + key % 128]:
             raise Mistake(
                 f"{where}: the key leaves 0 to 127 on one side and comes back on the other. "
@@ -729,12 +737,7 @@ def check_stretch(answer: Callable) -> str:
         for factor in (2.0, 1.04, 0.97, 0.5, 3.0):
             where = f"{name} at factor {factor}"
             found = _list_of_events(answer(tokens, factor), "stretch")
-            if _without_waits(found) != _without_waits(tokens):
-                raise Mistake(
-                    f"{where}: other tokens than waits change. Too long a wait spills into the "
-                    "velocities (356 and up), and a wait of nothing would be 255, the note-off "
-                    "of key 127: how does the encoder write these two?"
-                )
+            _check_same_but_waits(tokens, found, where)
             before, after = _moments(tokens), _moments(found)
             errors = np.abs(after - factor * before)
             worst = max(worst, errors.max())
@@ -745,18 +748,39 @@ def check_stretch(answer: Callable) -> str:
                 )
             if errors.max() > 0.5 + 1e-6:
                 raise Mistake(
-                    f"{where}: an event is {10 * errors.max():.0f} ms off; 5 ms can't be avoided, "
-                    "more is drift. Which do you round, the waits or the moments?"
+                    f"{where}: a key is {10 * errors.max():.1f} ms off; up to 5 can't be avoided, "
+                    "more is drift. Which do you round, the waits or the moments? And may a wait "
+                    "become nothing?"
                 )
-    return (
-        f"Five pieces, five speeds, and no event is more than {10 * worst:.1f} ms off."
+    return f"Five pieces, five speeds, and no key is more than {10 * worst:.1f} ms off."
+
+
+def _check_same_but_waits(before: Sequence[int], after: Sequence[int], where: str):
+    """Raise a mistake at the first token, waits aside, that is not what it was."""
+    before, after = _without_waits(before), _without_waits(after)
+    if before == after:
+        return
+    pairs = zip_longest(before, after)
+    place, right, found = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
+    should, comes = (
+        "nothing" if token is None else f"'{name_of(token)}' ({token})"
+        for token in (right, found)
+    )
+    hint = ""
+    if len(after) > len(before) and found >= VELOCITY:
+        hint = " Too long a wait spills into the velocities (356 and up)."
+    elif len(after) > len(before) and found == TIME_SHIFT - 1:
+        hint = " A wait of nothing has no id: 255 is the note-off of key 127."
+    raise Mistake(
+        f"{where}: other tokens than waits change. Waits not counted, {should} should come at "
+        f"place {place}, and {comes} comes.{hint}"
     )
 
 
 def _moments(tokens: Sequence[int]) -> np.ndarray:
-    """When each token that is not a wait comes, in steps."""
-    kinds = np.array([kind_of(token) for token in tokens])
-    return _times_of(tokens)[:-1][kinds != WAIT]
+    """When each key goes down or comes up, in steps."""
+    tokens = np.asarray(tokens)
+    return _times_of(tokens)[:-1][tokens < TIME_SHIFT]
 
 
 @checker
@@ -797,7 +821,12 @@ def check_loose_ends(answer: Callable) -> str:
     )
     for tokens, right, why in cases:
         found = answer(tokens)
-        if not (isinstance(found, tuple) and len(found) == 2):
+        is_pair = isinstance(found, tuple) and len(found) == 2
+        if is_pair and not all(isinstance(n, (int, np.integer)) for n in found):
+            raise Mistake(
+                f"loose_ends returns {found!r}; counts should be whole numbers, of type int."
+            )
+        if not is_pair:
             raise Mistake(
                 f"loose_ends returns {found!r}, a {type(found).__name__}, and should return a "
                 "tuple of two counts."
@@ -832,8 +861,8 @@ def check_shorten(answer: Callable) -> str:
             )
         if loudness > 8:
             raise Mistake(
-                f"{name}: a velocity is {loudness:.0f} off; 8 are allowed. Compare with the "
-                "velocity in force, not with the last one you read."
+                f"{name}: a velocity is {loudness:.0f} off; 8 are allowed. A note gets the "
+                "last velocity that you wrote, not the last that you read."
             )
         written, kept = written + len(tokens), kept + len(found)
     share = kept / written
