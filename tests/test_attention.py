@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tinyperceiver import attention
 from tinyperceiver.attention import (
     CausalSelfAttention,
     HybridAttention,
@@ -301,3 +302,19 @@ def test_cached_attention_equals_attention_to_everything():
         here = (cos[:, 5 + i : 6 + i], sin[:, 5 + i : 6 + i])
         found.append(layer(x[:, i : i + 1], prefix[:, :0], rotation=here, cache=cache))
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-6, rtol=0)
+
+
+def test_long_bfloat16_rows_take_the_kernel_and_short_ones_the_formula(monkeypatch):
+    asked = []
+
+    def formula(*args):
+        asked.append(args[0].size(-2))
+        return attention_formula(*args)
+
+    monkeypatch.setattr(attention, "attention_formula", formula)
+    for l, n in ((1023, 1023), (1024, 1024), (1, 1500), (1024, 1500)):
+        q, k, v = torch.randn(3, 1, 1, n, 8, generator=torch.Generator().manual_seed(n))
+        expected = attention_formula(q[:, :, -l:], k, v, causal_mask(l, n))
+        found = attend(q[:, :, -l:].bfloat16(), k.bfloat16(), v.bfloat16())
+        assert (found - expected).abs().max() < 0.06
+    assert asked == [1023, 1]

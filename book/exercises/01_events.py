@@ -15,7 +15,8 @@ from tinyperceiver.teaching.events import (
 # from 0 to 268,435,455, in ticks, and returns its one to four `bytes`, no more than needed. 240
 # becomes `b"\x81\x70"`.
 # %% stub
-def write_number(value): ...  # your code
+def write_number(value):
+    pass  # your code
 
 
 # %% check
@@ -83,7 +84,8 @@ def write_number(value):
 # knows no pitches: a key struck again while its sound is held counts twice. With your function, find
 # out how many fingers the mazurka takes, and how many notes its pedal piles up (5 and 8).
 # %% stub
-def most_at_once(start, end): ...  # your code
+def most_at_once(start, end):
+    pass  # your code
 
 
 # %% check
@@ -154,7 +156,8 @@ def most_at_once(start, end):
 # order, n at least 1. Return the new ends, an array (n,) in the order of the notes:
 # a note ends no later than the next start of the same pitch. No two notes of one pitch start at the same time.
 # %% stub
-def cut_at_restrike(start, end, pitch): ...  # your code
+def cut_at_restrike(start, end, pitch):
+    pass  # your code
 
 
 # %% check
@@ -251,7 +254,8 @@ def cut_at_restrike_pairs(start, end):
 # header in front of a track, and your `write_number` are a good start. Then
 # `play(PrettyMIDI(io.BytesIO(compose())))`.
 # %% stub
-def compose(): ...  # your code
+def compose():
+    pass  # your code
 
 
 # %% check

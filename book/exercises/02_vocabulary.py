@@ -21,7 +21,8 @@ from tinyperceiver.tokenizer import (
 # which every key has moved by so many. Nothing else changes. A key that would leave 0 to 127
 # is left out, its note-on and its note-off.
 # %% stub
-def transpose(tokens, semitones): ...  # your code
+def transpose(tokens, semitones):
+    pass  # your code
 
 
 # %% check
@@ -110,7 +111,8 @@ def transpose(tokens, semitones):
 # never get a note-off of their own. A note-off lifts its key. A key that is struck while it is
 # down leaves the earlier note-on without an end.
 # %% stub
-def loose_ends(tokens): ...  # your code
+def loose_ends(tokens):
+    pass  # your code
 
 
 # %% check
@@ -207,7 +209,8 @@ def loose_ends(tokens):
 # step of 10 ms. No key may be more than 5 ms off, however long the piece. Waits may be of any
 # length afterwards: none, or several seconds. A wait at the end, with nothing after it, may go.
 # %% stub
-def stretch(tokens, factor): ...  # your code
+def stretch(tokens, factor):
+    pass  # your code
 
 
 # %% check
@@ -302,7 +305,8 @@ def stretch(tokens, factor):
 # five pieces together it may have at most 80% of the tokens. You need more than one way. Ours
 # gives 74.5%, and is not the end.
 # %% stub
-def shorten(tokens): ...  # your code
+def shorten(tokens):
+    pass  # your code
 
 
 # %% check

@@ -16,7 +16,8 @@ from tinyperceiver.teaching.counting import (
 # gave to the tokens that really came, none of them 0. There may be thousands. It returns one
 # number, the model's perplexity on those tokens.
 # %% stub
-def perplexity(p): ...  # your code
+def perplexity(p):
+    pass  # your code
 
 
 # %% check
@@ -71,7 +72,8 @@ def perplexity(p):
 # counted within the pieces and not smoothed. A row of a token that nothing ever follows is
 # all zeros.
 # %% stub
-def bigram_table(pieces, vocab_size): ...  # your code
+def bigram_table(pieces, vocab_size):
+    pass  # your code
 
 
 # %% check
@@ -166,7 +168,8 @@ def bigram_table(pieces, vocab_size):
 # after the context without its oldest token. It returns the `(V,)` probabilities of Witten and
 # Bell, interpolated. A context that was never met has counts of 0 everywhere.
 # %% stub
-def smoothed(counts, shorter): ...  # your code
+def smoothed(counts, shorter):
+    pass  # your code
 
 
 # %% check
@@ -262,7 +265,8 @@ def smoothed(counts, shorter):
 # one token id, an integer, drawn with `rng` from probabilities proportional to $p_i^{1/T}$:
 # bolder than `p` at a T below 1, more timid above.
 # %% stub
-def sample_at(p, temperature, rng): ...  # your code
+def sample_at(p, temperature, rng):
+    pass  # your code
 
 
 # %% check
@@ -353,7 +357,8 @@ def sample_at(p, temperature, rng):
 # *absolute discounting* {cite:p}`ney1994structuring`: take the same 0.9 off every count above 0,
 # and share out what you took as the unigrams say. Others: count each piece again some keys higher and lower; use what you know of the encoder.
 # %% stub
-def my_bigrams(pieces, vocab_size): ...  # your code
+def my_bigrams(pieces, vocab_size):
+    pass  # your code
 
 
 # %% check

@@ -19,7 +19,8 @@ from tinyperceiver.teaching.rotary import (
 # that starts at (0, 0), and `angle` is in radians, positive for counter-clockwise. Return the
 # new `x` and the new `y`, two numbers.
 # %% stub
-def turn_pair(x, y, angle): ...  # your code
+def turn_pair(x, y, angle):
+    pass  # your code
 
 
 # %% check
@@ -84,7 +85,8 @@ def turn_pair(x, y, angle):
 # Before you check it, guess: if the base were a million instead of ten thousand, which pairs'
 # periods would grow most, those of the fast or of the slow? The verdict tells.
 # %% stub
-def period(pair, head_dim, base): ...  # your code
+def period(pair, head_dim, base):
+    pass  # your code
 
 
 # %% check
@@ -123,7 +125,8 @@ def period(pair, head_dim, base):
 # (B, H, n, d), and `positions` are the same integers as before, (B or 1, n). Return a tensor
 # like `x`. Use the functions of this chapter.
 # %% stub
-def turn_back(x, positions): ...  # your code
+def turn_back(x, positions):
+    pass  # your code
 
 
 # %% check
@@ -176,7 +179,8 @@ def turn_back(x, positions):
 # each head turns its own pairs. Write `to_halves(weight, num_heads)`, which returns the same rows
 # in another order, so that the halves layout gives all scores that the interleaved one gave.
 # %% stub
-def to_halves(weight, num_heads): ...  # your code
+def to_halves(weight, num_heads):
+    pass  # your code
 
 
 # %% check
@@ -244,7 +248,8 @@ def to_halves(weight, num_heads):
 #
 # There are several ways. Which one a trained model likes best is a question for measurements.
 # %% stub
-def long_rotation(n, head_dim, trained): ...  # your code
+def long_rotation(n, head_dim, trained):
+    pass  # your code
 
 
 # %% check

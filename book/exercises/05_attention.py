@@ -17,8 +17,7 @@ from tinyperceiver.teaching.attention import (
 # tensor $(e)$, with the scale $1 / \sqrt d$ and without a mask.
 # %% stub
 def attend_once(query, keys, values):
-    # your code
-    ...
+    pass  # your code
 
 
 # %% check
@@ -74,8 +73,7 @@ def attend_once(query, keys, values):
 # may exceed it. What is its cost in pairs, when $n$ grows and `reach` does not?
 # %% stub
 def window_mask(l, n, reach):
-    # your code
-    ...
+    pass  # your code
 
 
 # %% check
@@ -131,8 +129,7 @@ def window_mask(l, n, reach):
 # call, stays below 0.000001.
 # %% stub
 def hears_the_future(layer, x):
-    # your code
-    ...
+    pass  # your code
 
 
 # %% check
@@ -296,8 +293,7 @@ def hears_the_future(layer, x):
 # next $d$, and so on. Use `reshape` or `view`, not the method of the package.
 # %% stub
 def split_heads(x, num_heads):
-    # your code
-    ...
+    pass  # your code
 
 
 # %% check
@@ -339,8 +335,7 @@ def split_heads(x, num_heads):
 # are right. Then think: would you keep the first tokens of a piece of music, and which others?
 # %% stub
 def slot(position, capacity, keep):
-    # your code
-    ...
+    pass  # your code
 
 
 # %% check

@@ -18,7 +18,8 @@ from tinyperceiver.teaching.hybrid import (
 # and returns `l` rows of `m + l` values, `True` where the query sees the key. A list
 # of lists will do.
 # %% stub
-def hybrid_mask(m, l): ...  # your code
+def hybrid_mask(m, l):
+    pass  # your code
 
 
 # %% check
@@ -64,7 +65,8 @@ def hybrid_mask(m, l):
 # counted from 0, and returns the list of the latents that may see it in layer 1.
 # Latents are numbered from 0 to `l - 1`.
 # %% stub
-def readers(j, m, l): ...  # your code
+def readers(j, m, l):
+    pass  # your code
 
 
 # %% check
@@ -109,7 +111,8 @@ def readers(j, m, l):
 # even one latent fits. Hidden pairs are free. (The prefix shrinks as the latents
 # grow: `m = n - l`.)
 # %% stub
-def most_latents(n, layers, budget): ...  # your code
+def most_latents(n, layers, budget):
+    pass  # your code
 
 
 # %% check
@@ -182,7 +185,8 @@ def most_latents(n, layers, budget):
 # up to its own; else `"fine"`. Mind what a LayerNorm would not notice, and effects of a
 # ten-thousandth. What moves by less than 1e-5 is rounding.
 # %% stub
-def audit(layer, x, prefix): ...  # your code
+def audit(layer, x, prefix):
+    pass  # your code
 
 
 # %% check
@@ -337,7 +341,8 @@ def audit(layer, x, prefix):
 # of it. What does that do to the l questions of a window? What does yours let the model
 # forget? Would it be faster, on a kernel that computes scores before it hides them?
 # %% stub
-def cheaper_mask(m, l): ...  # your code
+def cheaper_mask(m, l):
+    pass  # your code
 
 
 # %% check

@@ -22,7 +22,8 @@ from tinyperceiver.tokenizer import PAD
 # `vocab_size`, `num_channels`, `num_self_attention_layers` and the two widening factors; a
 # square product has $D^2$ numbers, a norm $2D$. One product has a bias: see chapter 6.
 # %% stub
-def count_parameters(config): ...  # your code
+def count_parameters(config):
+    pass  # your code
 
 
 # %% check
@@ -108,7 +109,8 @@ def count_parameters(config):
 # *sum* of `x` and what attention returns goes through `norm_1`. The MLP reads the result; the sum
 # of that result and what the MLP returns goes through `norm_2`.
 # %% stub
-def post_norm_layer(x, attention, mlp, norm_1, norm_2): ...  # your code
+def post_norm_layer(x, attention, mlp, norm_1, norm_2):
+    pass  # your code
 
 
 # %% check
@@ -193,7 +195,8 @@ def post_norm_layer(x, attention, mlp, norm_1, norm_2):
 # training a piece may be shorter than $l$: where a target is padding, write -100, which
 # `cross_entropy` leaves out.
 # %% stub
-def inputs_and_targets(tokens, num_latents): ...  # your code
+def inputs_and_targets(tokens, num_latents):
+    pass  # your code
 
 
 # %% check
@@ -264,7 +267,8 @@ def inputs_and_targets(tokens, num_latents):
 # (`replace(config, field=value)` copies a frozen dataclass with one field changed;
 # `load_state_dict(weights, strict=False)` takes what it has a place for.)
 # %% stub
-def stop_early(model, depth): ...  # your code
+def stop_early(model, depth):
+    pass  # your code
 
 
 # %% check
@@ -369,7 +373,8 @@ def stop_early(model, depth):
 # and $16 L \le D \le 128 L$ channels. Several shapes fit, and no arithmetic says which is the best:
 # training does. The solution folded below stays near the released model's $D / L$.
 # %% stub
-def design(budget): ...  # your code
+def design(budget):
+    pass  # your code
 
 
 # %% check

@@ -50,7 +50,7 @@ def checker(check: Callable[[Callable], str]) -> Callable[[Callable], Verdict]:
                 raise
             if result is None:
                 raise Mistake(
-                    f"{name} returns nothing. Put your code where the dots are, and "
+                    f"{name} returns nothing. Put your code in place of `pass`, and "
                     "`return` what it finds."
                 )
             return result
