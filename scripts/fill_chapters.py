@@ -213,6 +213,7 @@ def run(notebook: nbformat.NotebookNode) -> None:
         kernel_name="python3",
         resources={"metadata": {"path": str(BOOK)}},
         record_timing=False,
+        coalesce_streams=True,
     )
     client.execute()
     for cell in notebook.cells:

@@ -4,6 +4,7 @@ What they print is compared by nbval, which `make test` runs on them; that it wo
 number, and would not stumble over embedded sound, is tested here.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -54,6 +55,18 @@ def faults_of_pictures(cell: dict) -> list[str]:
     return faults
 
 
+def accidental_lists(text: str) -> list[str]:
+    """Lines that a Markdown reader takes for a list, though they go on with a sentence."""
+    lines = text.split("\n")
+    starts = re.compile(r"(\d+[.)]|[-+*]) ")
+    return [
+        line[:40]
+        for before, line in itertools.pairwise(lines)
+        if starts.match(line) and before.strip() and not before.startswith((" ", "```"))
+        if not starts.match(before)
+    ]
+
+
 def faults_of(notebook: dict) -> list[str]:
     """All that a committed notebook must not have, each named with its cell."""
     faults = []
@@ -70,6 +83,9 @@ def faults_of(notebook: dict) -> list[str]:
         faults.append(f"not run once from top to bottom: execution counts {ran}")
     for number, cell in enumerate(notebook["cells"]):
         found = faults_of_pictures(cell)
+        if cell["cell_type"] == "markdown":
+            lists = accidental_lists(cell["source"])
+            found += [f"a sentence that becomes a list: {line}" for line in lists]
         outputs = cell.get("outputs", [])
         found += ["an error" for output in outputs if output["output_type"] == "error"]
         for text in [cell["source"], *(text for output in outputs for text in texts_of(output))]:
@@ -122,6 +138,7 @@ PLANTED = {
     "an error": lambda nb: output(nb.cells[2], nbformat.v4.new_output("error", ename="E")),
     "path of one machine: /home/": lambda nb: nb.cells[2].update(source='open("/home/a/b.mid")'),
     r"path of one machine: C:\a": lambda nb: nb.cells[1].update(source=r"see C:\a.mid"),
+    "becomes a list: 1. Then": lambda nb: nb.cells[1].update(source="at position\n1. Then cut."),
     "image without a text": lambda nb: nb.cells[1].update(source="![](roll.png)"),
     "figure without a text": lambda nb: output(nb.cells[2], picture("image/png", "aGk=")),
     "<img> without alt": lambda nb: output(nb.cells[2], picture("text/html", "<img src='x'>")),

@@ -372,8 +372,9 @@ def test_without_scripts_the_pictures_stand(browser, origin, site):
         page.goto(f"{origin}/{name}.html")
         for root in page.locator(PICTURE).all():
             assert not root.locator(".controls").is_visible(), "controls that do nothing"
-            box = root.locator(".picture svg").first.bounding_box()
-            assert box["width"] > 100 and box["height"] > 50
+            box = root.locator(".picture").bounding_box()
+            assert box["width"] > 200 and box["height"] > 50
+            assert root.locator(".picture svg").first.bounding_box()["width"] > 50
             seen += 1
     context.close()
     assert seen >= 3

@@ -160,7 +160,7 @@ const input = name => controls.querySelector(`[data-name=${name}]`);
 const update = () => {
   const [i, j, shift] = ["query", "key", "shift"].map(name => {
     const slider = input(name);
-    slider.parentElement.querySelector("output").textContent =
+    slider.parentElement.querySelector(".value").textContent =
       Number(slider.value).toLocaleString("en");
     return Number(slider.value);
   });
@@ -215,7 +215,7 @@ def rotary_dial() -> "HTML":
     controls = (
         f'<div style="display:grid;grid-template-columns:{columns};gap:.3em 1.2em;max-width:36em">'
         + "".join(
-            f'<label style="display:block">{text}: <output>{value}</output>'
+            f'<label style="display:block">{text}: <span class="value">{value}</span>'
             f'<input type="range" data-name="{name}" min="0" max="{most}" value="{value}" '
             'style="width:100%"></label>'
             for name, text, most, value in sliders
