@@ -246,8 +246,9 @@ def step_through(data: bytes) -> "HTML":
         f"<b>{html.escape(first[2])}</b><br>{html.escape(first[3])}</p>"
     )
     controls = (
-        f'<label>byte <input type="range" min="0" max="{len(cells) - 1}" value="0" '
-        f'style="width:min(26em,70%)"> <output>0</output></label>'
+        '<label style="display:flex;gap:.6em;align-items:center;max-width:30em">byte '
+        f'<input type="range" min="0" max="{len(cells) - 1}" value="0" '
+        'style="flex:1;min-width:0"> <output style="flex:0 0 1.6em">0</output></label>'
     )
     script = f"""
 const cells = {json.dumps(cells, ensure_ascii=False)};

@@ -427,7 +427,7 @@ def attention_weights(
 # The mask to play with
 
 MOST_PREFIX, MOST_LATENTS, LAYERS, WINDOW = 16, 8, 18, 6144
-CELL, LEFT, TOP = 15, 44, 84  # of the drawing, in its own units
+WIDTH, HEIGHT, LEFT, TOP = 360, 120, 50, 84  # of the grid, in the drawing's own units
 
 
 def _pairs(m: int, l: int) -> tuple[int, int, int]:
@@ -441,35 +441,36 @@ def _pairs(m: int, l: int) -> tuple[int, int, int]:
 
 
 def _grid(m: int, l: int, query: int) -> str:
-    """The mask as SVG elements, the row of one query marked."""
+    """The mask as SVG elements, as large as its place allows, one query's row marked."""
+    cell = min(WIDTH / (m + l), HEIGHT / l, 30)
     parts = []
     for i in range(l):
-        y, here = TOP + CELL * i, i == query
-        weight = "700" if here else "400"
+        y, here = TOP + cell * (i + 0.5), i == query
+        weight, strength = (700, 1) if here else (400, 0.45)
         parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 12}" text-anchor="end" '
+            f'<text x="{LEFT - 8}" y="{y + 4:g}" text-anchor="end" '
             f'font-weight="{weight}">i = {i}</text>'
         )
         for j in range(m + l):
-            x, strength = LEFT + CELL * j, 1 if here else 0.45
+            x = LEFT + cell * (j + 0.5)
             if j > i + m:
                 parts.append(
-                    f'<circle cx="{x + 7}" cy="{y + 7}" r="1.3" fill="currentColor" opacity=".5"/>'
+                    f'<circle cx="{x:g}" cy="{y:g}" r="1.5" fill="currentColor" opacity=".5"/>'
                 )
             elif j < m:
                 parts.append(
-                    f'<circle cx="{x + 7}" cy="{y + 7}" r="6" fill="{ORANGE}" '
+                    f'<circle cx="{x:g}" cy="{y:g}" r="{0.4 * cell:g}" fill="{ORANGE}" '
                     f'opacity="{strength}"/>'
                 )
             else:
                 parts.append(
-                    f'<rect x="{x + 1}" y="{y + 1}" width="12" height="12" fill="{BLUE}" '
+                    f'<rect x="{x - 0.4 * cell:g}" y="{y - 0.4 * cell:g}" '
+                    f'width="{0.8 * cell:g}" height="{0.8 * cell:g}" fill="{BLUE}" '
                     f'opacity="{strength}"/>'
                 )
-    width, y = CELL * (m + l) + 2, TOP + CELL * query - 1
     parts.append(
-        f'<rect x="{LEFT - 2}" y="{y}" width="{width}" height="{CELL + 1}" fill="none" '
-        'stroke="currentColor"/>'
+        f'<rect x="{LEFT - 2}" y="{TOP + cell * query:g}" width="{cell * (m + l) + 4:g}" '
+        f'height="{cell:g}" fill="none" stroke="currentColor"/>'
     )
     return "".join(parts)
 
@@ -524,15 +525,15 @@ def _table(m: int, l: int) -> str:
 
 def hybrid_explorer(m: int = 8, l: int = 4, query: int = 1) -> "HTML":
     """Drag prefix and latents, and watch the mask and the pairs that it costs."""
-    height = TOP + CELL * MOST_LATENTS + 4
+    height = TOP + HEIGHT + 4
     label = (
         "A mask with a row for each latent and a column for each position. A row sees the whole "
         "prefix and the latents up to itself. Above, two bars compare the pairs of all 19 "
         "layers with those of full attention."
     )
     picture = (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 410 {height}" font-size="12.5" '
-        'fill="currentColor" style="display:block;width:100%;max-width:620px;height:auto" '
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {LEFT + WIDTH + 6} {height}" '
+        'font-size="12.5" fill="currentColor" style="display:block;width:100%;max-width:620px;height:auto" '
         'xmlns="http://www.w3.org/2000/svg">'
         f'<circle cx="{LEFT + 6}" cy="10" r="6" fill="{ORANGE}"/>'
         f'<text x="{LEFT + 16}" y="14">key of the prefix</text>'
@@ -540,8 +541,8 @@ def hybrid_explorer(m: int = 8, l: int = 4, query: int = 1) -> "HTML":
         f'<text x="{LEFT + 150}" y="14">key of a latent</text>'
         f'<circle cx="{LEFT + 258}" cy="10" r="1.3" opacity=".6"/>'
         f'<text x="{LEFT + 266}" y="14">hidden</text>'
-        f'<text x="{LEFT - 6}" y="42" text-anchor="end">full</text>'
-        f'<text x="{LEFT - 6}" y="60" text-anchor="end">hybrid</text>'
+        f'<text x="{LEFT - 8}" y="42" text-anchor="end">full</text>'
+        f'<text x="{LEFT - 8}" y="60" text-anchor="end">hybrid</text>'
         f'<g class="bars">{_bars(m, l)}</g><g class="grid">{_grid(m, l, query)}</g></svg>'
         f'<p class="seen" aria-live="polite" style="margin:.4em 0">{_seen(m, l, query)}</p>'
         '<table style="font-size:.9em;font-variant-numeric:tabular-nums;width:auto">'
@@ -563,7 +564,8 @@ def hybrid_explorer(m: int = 8, l: int = 4, query: int = 1) -> "HTML":
         for name, text, low, high, value in sliders
     )
     values = {
-        "CELL": CELL,
+        "WIDTH": WIDTH,
+        "HEIGHT": HEIGHT,
         "LEFT": LEFT,
         "TOP": TOP,
         "LAYERS": LAYERS,
@@ -593,25 +595,26 @@ const pairs = (m, l) => {
   return [l * m + l * (l + 1) / 2, LAYERS * l * (l + 1) / 2, (LAYERS + 1) * n * (n + 1) / 2];
 };
 const grid = (m, l, query) => {
+  const cell = Math.min(WIDTH / (m + l), HEIGHT / l, 30);
   let out = "";
   for (let i = 0; i < l; i++) {
-    const y = TOP + CELL * i, here = i === query, strength = here ? 1 : 0.45;
-    out += `<text x="${LEFT - 6}" y="${y + 12}" text-anchor="end"
+    const y = TOP + cell * (i + 0.5), here = i === query, strength = here ? 1 : 0.45;
+    out += `<text x="${LEFT - 8}" y="${y + 4}" text-anchor="end"
       font-weight="${here ? 700 : 400}">i = ${i}</text>`;
     for (let j = 0; j < m + l; j++) {
-      const x = LEFT + CELL * j;
+      const x = LEFT + cell * (j + 0.5);
       if (j > i + m)
-        out += `<circle cx="${x + 7}" cy="${y + 7}" r="1.3" fill="currentColor" opacity=".5"/>`;
+        out += `<circle cx="${x}" cy="${y}" r="1.5" fill="currentColor" opacity=".5"/>`;
       else if (j < m)
-        out += `<circle cx="${x + 7}" cy="${y + 7}" r="6" fill="${ORANGE}"
+        out += `<circle cx="${x}" cy="${y}" r="${0.4 * cell}" fill="${ORANGE}"
           opacity="${strength}"/>`;
       else
-        out += `<rect x="${x + 1}" y="${y + 1}" width="12" height="12" fill="${BLUE}"
-          opacity="${strength}"/>`;
+        out += `<rect x="${x - 0.4 * cell}" y="${y - 0.4 * cell}" width="${0.8 * cell}"
+          height="${0.8 * cell}" fill="${BLUE}" opacity="${strength}"/>`;
     }
   }
-  return out + `<rect x="${LEFT - 2}" y="${TOP + CELL * query - 1}" width="${CELL * (m + l) + 2}"
-    height="${CELL + 1}" fill="none" stroke="currentColor"/>`;
+  return out + `<rect x="${LEFT - 2}" y="${TOP + cell * query}" width="${cell * (m + l) + 4}"
+    height="${cell}" fill="none" stroke="currentColor"/>`;
 };
 const bars = (m, l) => {
   const [first, above, full] = pairs(m, l), a = 360 * l * m / full,
