@@ -533,7 +533,8 @@ def hybrid_explorer(m: int = 8, l: int = 4, query: int = 1) -> "HTML":
     )
     picture = (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {LEFT + WIDTH + 6} {height}" '
-        'font-size="12.5" fill="currentColor" style="display:block;width:100%;max-width:620px;height:auto" '
+        'font-size="12.5" fill="currentColor" '
+        'style="display:block;width:100%;max-width:620px;height:auto" '
         'xmlns="http://www.w3.org/2000/svg">'
         f'<circle cx="{LEFT + 6}" cy="10" r="6" fill="{ORANGE}"/>'
         f'<text x="{LEFT + 16}" y="14">key of the prefix</text>'
