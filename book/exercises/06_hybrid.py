@@ -336,10 +336,11 @@ def audit(layer, x, prefix):
 # Must every latent look at the whole prefix? Invent a mask for layer 1, (l, m + l),
 # that has at most half of the pairs of the hybrid mask and still (1) shows no latent
 # the future, (2) lets every latent see itself and the token before it, and (3) leaves
-# no token of the prefix without a reader. `m >= 64` and `8 <= l <= m`. There are
-# many answers; the dullest lets the last latent read the whole prefix and the others nothing
-# of it. What does that do to the l questions of a window? What does yours let the model
-# forget? Would it be faster, on a kernel that computes scores before it hides them?
+# no token of the prefix without a reader. `m >= 64` and `8 <= l <= m`. There are many
+# answers; the dullest lets the last latent read the whole prefix and the others no
+# more of it than (2) asks. What does that do to the l questions of a window? What does
+# yours let the model forget? Would it be faster, on a kernel that computes scores
+# before it hides them?
 # %% stub
 def cheaper_mask(m, l):
     pass  # your code

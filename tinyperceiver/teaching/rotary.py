@@ -276,7 +276,7 @@ def _clock(p: int, q: list[float], k: list[float]) -> str:
         )
     text = 'text-anchor="middle" font-size="14.5" fill="currentColor"'
     return (
-        f'<svg class="clock" role="img" aria-label="Pair {p}, which turns by {SPEEDS[p]:g} radians '
+        f'<svg class="clock" role="img" aria-label="Pair {p}, which turns by {SPEEDS[p]:g} rad '
         'a token: an arrow for the query and one for the key." viewBox="-62 -62 124 168" '
         'style="flex:1 1 0;min-width:0;height:auto">'
         f'<circle r="50" fill="none" stroke="{GREY}"/>{arrows}'
