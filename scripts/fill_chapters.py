@@ -79,8 +79,8 @@ def filled(cell_source: str) -> str:
     text, previous = first, None
     for part in dict.fromkeys(available[name] for name in wanted):
         is_short = not re.search(r"^(class|def|@)", part, re.MULTILINE)
-        joined = is_short and (previous is None or previous)
-        text += ("\n" if joined or previous is None else "\n\n\n") + part
+        is_close = previous is None or (is_short and previous)  # previous: was short
+        text += ("\n" if is_close else "\n\n\n") + part
         previous = is_short
     return text
 
@@ -184,7 +184,7 @@ def chapter_title(path: Path) -> str:
 def fill(notebook: nbformat.NotebookNode, chapter: str) -> bool:
     """Bring a notebook up to date with the package and its exercises; say whether it changed."""
     before = [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in notebook.cells]
-    run = {(cell.id, cell.source): cell for cell in notebook.cells if cell.cell_type == "code"}
+    printed = {(cell.id, cell.source): cell for cell in notebook.cells if cell.cell_type == "code"}
     cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata]
     for cell in cells:
         if cell.cell_type == "code" and TAG in cell.metadata.get("tags", []):
@@ -195,7 +195,7 @@ def fill(notebook: nbformat.NotebookNode, chapter: str) -> bool:
         if len(heads) != 1:
             raise ValueError(f"{chapter} has {len(heads)} cells that start with '## Exercises'")
         for cell in exercises:
-            if old := run.get((cell["id"], cell.source)):  # keep what it printed
+            if old := printed.get((cell["id"], cell.source)):  # keep what it printed
                 cell.outputs, cell.execution_count = old.outputs, old.execution_count
         cells[heads[0] + 1 : heads[0] + 1] = exercises
     notebook.cells = cells

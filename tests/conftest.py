@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 # Where it is set, pyfluidsynth prints where its library lies, into what tests compare.
 os.environ.pop("CI", None)
@@ -27,3 +29,14 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"TINYPERCEIVER_DATA names {name!r}, which is not a folder")
     return folder
+
+
+def linear(color: str) -> np.ndarray:
+    """Linear RGB of an sRGB colour, (3,), each 0 to 1."""
+    rgb = np.array(to_rgb(color))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it, 0 to 1."""
+    return float(linear(color) @ [0.2126, 0.7152, 0.0722])

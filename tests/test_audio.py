@@ -17,6 +17,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import soundfile
+from conftest import luminance
 
 from tinyperceiver import audio
 
@@ -420,12 +421,6 @@ def test_piano_roll_makes_its_own_axes_and_copes_without_notes():
     ax = audio.piano_roll(pretty_midi.PrettyMIDI())
     assert [text.get_text() for text in ax.texts] == ["no notes"]
     plt.close("all")
-
-
-def luminance(color):
-    channels = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_colours_are_told_from_white_from_black_and_in_grey():

@@ -6,7 +6,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from conftest import linear, luminance
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -77,14 +77,9 @@ def test_an_interactive_picture_hides_its_controls_until_its_script_runs():
         interactive('a"b', "", "", "")
 
 
-def linear(color: str) -> np.ndarray:
-    rgb = np.array(to_rgb(color))
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
 def contrast(one: str, other: str) -> float:
     """WCAG 2.2, from 1 to 21."""
-    lights = sorted(linear(color) @ [0.2126, 0.7152, 0.0722] for color in (one, other))
+    lights = sorted(map(luminance, (one, other)))
     return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 

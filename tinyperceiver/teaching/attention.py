@@ -20,6 +20,7 @@ from tinyperceiver.teaching.style import (
     interactive,
     shades,
 )
+from tinyperceiver.teaching.vocabulary import performance
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -51,20 +52,17 @@ __all__ = [
 
 def melody(pitches: Tensor, seconds: float = 0.24) -> "PrettyMIDI":
     """One note after the other, `seconds` each; pitches (n,)."""
-    from pretty_midi import Instrument, Note, PrettyMIDI
-
-    piano = Instrument(program=0)
-    for i, pitch in enumerate(pitches.tolist()):
-        piano.notes.append(Note(80, pitch, i * seconds, (i + 1) * seconds))
-    midi = PrettyMIDI()
-    midi.instruments.append(piano)
-    return midi
+    return performance(
+        (80, pitch, i * seconds, (i + 1) * seconds)
+        for i, pitch in enumerate(pitches.tolist())
+    )
 
 
 def pitch_name(pitch: int) -> str:
     """C4 for 60."""
-    names = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]
-    return f"{names[int(pitch) % 12]}{int(pitch) // 12 - 1}"
+    from pretty_midi import note_number_to_name
+
+    return note_number_to_name(int(pitch))
 
 
 # Figures

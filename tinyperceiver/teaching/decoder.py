@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.hybrid import tiny_weights
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
 from tinyperceiver.tokenizer import PAD
 
@@ -109,14 +110,6 @@ def reference_continuations() -> Iterator[tuple[Tensor, int, Tensor]]:
             for part in ("prompt", "output")
         )
         yield prompt, int(found[f"greedy{i}.num_latents"]), output
-
-
-def tiny_weights() -> dict[str, Tensor]:
-    """The weights of the shipped checkpoint "tiny", in float32, under our names."""
-    from safetensors.torch import load
-
-    stored = load((_assets() / "tiny" / "model.safetensors").read_bytes())
-    return {name: tensor.float() for name, tensor in stored.items()}
 
 
 # Figures

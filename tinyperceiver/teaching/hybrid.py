@@ -49,20 +49,21 @@ __all__ = [
     "draw_window",
     "hybrid_explorer",
     "name_of",
+    "tiny_weights",
     "trained_first_layer",
 ]
 
 
 # Figures
 
-KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-
 
 def name_of(token: int) -> str:
     """A token in words, as short as a figure needs it: "C4 down", "wait 100 ms"."""
+    from pretty_midi import note_number_to_name
+
     if token < 256:
-        octave, key = divmod(token % 128, 12)
-        return f"{KEYS[key]}{octave - 1} {'down' if token < 128 else 'up'}"
+        key = note_number_to_name(token % 128)
+        return f"{key} {'down' if token < 128 else 'up'}"
     if token < 356:
         return f"wait {10 * (token - 255)} ms"
     return f"velocity {4 * (token - 356)}"
@@ -389,15 +390,20 @@ def draw_costs(lengths: Sequence[int], curves: dict[str, Sequence[float]]) -> "F
 # A trained layer
 
 
+def tiny_weights() -> dict[str, Tensor]:
+    """The weights of the shipped checkpoint "tiny", in float32, under our names."""
+    from safetensors.torch import load
+
+    file = resources.files("tinyperceiver") / "assets" / "tiny" / "model.safetensors"
+    return {name: tensor.float() for name, tensor in load(file.read_bytes()).items()}
+
+
 def trained_first_layer() -> tuple[Tensor, dict[str, Tensor]]:
     """From the checkpoint that ships: its embedding, (V, D), and its hybrid layer's weights.
 
     The weights are named as `HybridAttention(256, 4)` names them.
     """
-    from safetensors.torch import load
-
-    file = resources.files("tinyperceiver") / "assets" / "tiny" / "model.safetensors"
-    weights = {name: value.float() for name, value in load(file.read_bytes()).items()}
+    weights = tiny_weights()
     start = "hybrid_layer.attention."
     layer = {
         name.removeprefix(start): value
