@@ -10,6 +10,8 @@ from matplotlib.colors import to_rgb
 
 # Where it is set, pyfluidsynth prints where its library lies, into what tests compare.
 os.environ.pop("CI", None)
+# Compiling a tiny model: a pool of processes would take longer to start than the work.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 # The models here are tiny: on a busy machine, threads would wait for one another for minutes.
 torch.set_num_threads(1)

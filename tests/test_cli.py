@@ -443,14 +443,23 @@ def test_examples_of_the_help_can_be_parsed(monkeypatch):
 
     import typer
 
-    group, examples = typer.main.get_command(cli.app), []
-    for name, command in group.commands.items():
-        for line in re.findall(r"^\s*tinyperceiver (.*)$", command.help, re.MULTILINE):
-            first, *arguments = shlex.split(line)
-            assert first == name
-            assert command.make_context(name, arguments).params["output"] is not None
+    def commands(group, path):
+        for name, command in group.commands.items():
+            if isinstance(command, typer.core.TyperGroup):
+                yield from commands(command, [*path, name])
+            else:
+                yield [*path, name], command
+
+    examples = []
+    for path, command in commands(typer.main.get_command(cli.app), []):
+        shown = re.findall(r"^\s*tinyperceiver (.*)$", command.help, re.MULTILINE)
+        assert shown, f"{path} shows no example"
+        for line in shown:
+            words = shlex.split(line)
+            assert words[: len(path)] == path
+            assert command.make_context(path[-1], words[len(path) :]).params
             examples.append(line)
-    assert len(examples) >= 5
+    assert len(examples) >= 8
 
 
 def test_the_installed_script_is_main():

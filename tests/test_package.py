@@ -47,8 +47,8 @@ def imports_of(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_import_is_light():
-    code = "import sys, tinyperceiver; print(*sys.modules, sep='\\n')"
+def fresh(code: str) -> str:
+    """What a new Python prints."""
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -57,9 +57,48 @@ def test_import_is_light():
         check=True,
         timeout=300,
     )
-    loaded = set(result.stdout.split("\n"))
-    assert {"torch", "tinyperceiver.pipeline", "numpy"} <= loaded
+    return result.stdout
+
+
+def test_import_is_light():
+    names = "tinyperceiver, tinyperceiver.prepare, tinyperceiver.cli"
+    loaded = set(fresh(f"import sys, {names}; print(*sys.modules, sep='\\n')").split("\n"))
+    assert {"tinyperceiver.tokenizer", "numpy"} <= loaded
+    assert loaded & (HEAVY - {"typer"} | {"torch"}) == set()
+    code = "import sys, tinyperceiver as t; t.pipeline; print(*sys.modules, sep='\\n')"
+    loaded = set(fresh(code).split("\n"))
+    assert {"torch", "tinyperceiver.pipeline"} <= loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from tinyperceiver import PerceiverAR",
+        "from tinyperceiver.model import PerceiverAR",
+        "from tinyperceiver.generation import PerceiverAR",
+        "from tinyperceiver.checkpoints import PerceiverAR",
+        "import tinyperceiver.pipeline; from tinyperceiver import PerceiverAR",
+    ],
+)
+def test_the_model_has_its_methods_however_it_is_imported(code):
+    show = "print(*(hasattr(PerceiverAR, n) for n in ('generate', 'from_pretrained')))"
+    show += "; from tinyperceiver import pipeline; print(callable(pipeline), callable(t.pipeline))"
+    assert fresh(f"{code}; import tinyperceiver as t; {show}").split() == ["True"] * 4
+
+
+def test_names_that_are_imported_when_asked_for():
+    code = "import tinyperceiver as t; print(set(t.__all__) <= set(dir(t)), hasattr(t, 'nothing'))"
+    assert fresh(code).split() == ["True", "False"]
+    assert set(tinyperceiver._MODULE_OF) == set(tinyperceiver.__all__)
+    # What type checkers read says the same.
+    known = {
+        alias.name: node.module.removeprefix("tinyperceiver.")
+        for node in ast.walk(tree_of("__init__"))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("tinyperceiver.")
+        for alias in node.names
+    }
+    assert known == tinyperceiver._MODULE_OF
 
 
 def test_public_names_exist_are_sorted_and_documented():
@@ -74,7 +113,7 @@ def test_public_names_exist_are_sorted_and_documented():
             assert thing.__doc__ and thing.__doc__.strip(), name
             assert name in importlib.import_module(thing.__module__).__all__, name
         else:
-            assert name in ("PIECES", "PRESETS"), f"{name} is neither a class nor a function"
+            assert name in ("PIECES", "PRESETS", "RUNS"), f"{name} is neither a class nor a function"
 
 
 def test_the_interface_is_whole():
@@ -137,4 +176,6 @@ def test_what_is_imported_is_declared():
     imported.discard("mido")  # what pretty_midi reads with, and depends on
     imported.discard("IPython")  # in a notebook, which has it
     imported.discard("tinysoundfont")  # the fallback, installed by hand
-    assert {{"fluidsynth": "pyfluidsynth"}.get(name, name) for name in imported} <= declared
+    imported.discard("distributed")  # of the extra "dask"
+    packages = {"fluidsynth": "pyfluidsynth", "lightning_fabric": "lightning-fabric"}
+    assert {packages.get(name, name) for name in imported} <= declared

@@ -1,28 +1,44 @@
 """Perceiver AR for symbolic piano music: from a MIDI file to a model that continues it."""
 
-from tinyperceiver.attention import HybridAttention, MultiHeadAttention
-from tinyperceiver.audio import (
-    mp3_bytes,
-    piano_roll,
-    play,
-    render,
-    synthesizer,
-    wav_bytes,
-)
-from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
-from tinyperceiver.generation import generate
-from tinyperceiver.midi import MidiReadError, read_midi
-from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
-from tinyperceiver.performance import encode_performance
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.pipeline import pipeline
-from tinyperceiver.rotary import apply_rotation, rotation_at
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tinyperceiver.attention import HybridAttention, MultiHeadAttention
+    from tinyperceiver.audio import (
+        mp3_bytes,
+        piano_roll,
+        play,
+        render,
+        synthesizer,
+        wav_bytes,
+    )
+    from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
+    from tinyperceiver.data import TokenFile, Windows
+    from tinyperceiver.generation import generate
+    from tinyperceiver.midi import MidiReadError, read_midi
+    from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
+    from tinyperceiver.performance import encode_performance
+    from tinyperceiver.pieces import PIECES, load_piece
+    from tinyperceiver.pipeline import pipeline
+    from tinyperceiver.prepare import prepare_giantmidi
+    from tinyperceiver.rotary import apply_rotation, rotation_at
+    from tinyperceiver.tokenizer import decode_midi, encode_midi
+    from tinyperceiver.training import (
+        RUNS,
+        Stage,
+        TrainingConfig,
+        make_fabric,
+        train,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "PIECES",
     "PRESETS",
+    "RUNS",
     "CheckpointError",
     "DecoderLayer",
     "HybridAttention",
@@ -30,6 +46,10 @@ __all__ = [
     "MultiHeadAttention",
     "PerceiverAR",
     "PerceiverConfig",
+    "Stage",
+    "TokenFile",
+    "TrainingConfig",
+    "Windows",
     "apply_rotation",
     "convert_checkpoint",
     "decode_midi",
@@ -37,13 +57,65 @@ __all__ = [
     "encode_performance",
     "generate",
     "load_piece",
+    "make_fabric",
     "mp3_bytes",
     "piano_roll",
     "pipeline",
     "play",
+    "prepare_giantmidi",
     "read_midi",
     "render",
     "rotation_at",
     "synthesizer",
+    "train",
     "wav_bytes",
 ]
+
+# PyTorch takes seconds to import. What needs it is imported when it is asked for, so that
+# `tinyperceiver --help` and the processes that only tokenize need not wait for it.
+_MODULE_OF = {
+    "attention": "HybridAttention MultiHeadAttention",
+    "audio": "mp3_bytes piano_roll play render synthesizer wav_bytes",
+    "checkpoints": "CheckpointError convert_checkpoint",
+    "data": "TokenFile Windows",
+    "generation": "generate",
+    "midi": "MidiReadError read_midi",
+    "model": "PRESETS DecoderLayer PerceiverAR PerceiverConfig",
+    "performance": "encode_performance",
+    "pieces": "PIECES load_piece",
+    "pipeline": "pipeline",
+    "prepare": "prepare_giantmidi",
+    "rotary": "apply_rotation rotation_at",
+    "tokenizer": "decode_midi encode_midi",
+    "training": "RUNS Stage TrainingConfig make_fabric train",
+}
+_MODULE_OF = {
+    name: module for module, names in _MODULE_OF.items() for name in names.split()
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | set(__all__))
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        """Called also by Python with each module of the package that was imported."""
+        if name == "pipeline" and isinstance(value, ModuleType):
+            value = value.pipeline  # the function of this name, not the module
+        super().__setattr__(name, value)
+        if name == "model":
+            # They give PerceiverAR its generate, from_pretrained and save_pretrained.
+            importlib.import_module(f"{__name__}.generation")
+            importlib.import_module(f"{__name__}.checkpoints")
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""The command line: `tinyperceiver generate | render | convert`."""
+"""The command line: `tinyperceiver generate | render | convert | prepare | train`."""
 
 import io
 import os
@@ -237,6 +237,194 @@ def convert(
 
     model = convert_checkpoint(output, checkpoint, push_to_hub or False, sha256=sha256)
     print(f"{output}: {model.num_parameters:,} parameters")
+
+
+prepare = typer.Typer(
+    help="Turn a dataset of MIDI files into tokens to train on.", no_args_is_help=True
+)
+app.add_typer(prepare, name="prepare")
+
+
+@prepare.command()
+def giantmidi(
+    source: Annotated[
+        str,
+        typer.Option(
+            help="A zip, a folder, or the address of a zip.",
+            show_default="the zip of the released model's data",
+        ),
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path(
+        "data/giantmidi"
+    ),
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes at work.", show_default="one a core"),
+    ] = None,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept", help="Agree to the dataset's licence without being asked."
+        ),
+    ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on a Dask cluster: address of its scheduler, as tcp://host:8786. "
+            "Start its workers with --nthreads 1.",
+        ),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The hash that the zip must have.")
+    ] = None,
+) -> None:
+    """Prepare GiantMIDI-Piano: fetch it, tokenize it, and split it.
+
+    Shows the licence and asks once whether you agree. train/ and valid/ of a
+    zip or folder are read as they are; of a flat one, 2 % of the recordings
+    become valid. Files that cannot be read are left out, and listed in
+    manifest.json with the reason.
+
+    A run that was broken off is gone on with by the next one.
+
+    \b
+    tinyperceiver prepare giantmidi
+    tinyperceiver prepare giantmidi --source giantmidi-piano.zip --out data/giantmidi --accept
+    """
+    from tinyperceiver import prepare_giantmidi
+    from tinyperceiver.prepare import GIANTMIDI_URL
+
+    manifest = prepare_giantmidi(
+        source or GIANTMIDI_URL,
+        out,
+        workers=workers,
+        accept=accept,
+        dask=dask,
+        sha256=sha256,
+    )
+    for found in manifest["splits"].values():
+        print(
+            f"{out / found['file']}: {found['pieces']:,} pieces, {found['tokens']:,} tokens, "
+            f"{found['seconds'] / 3600:,.1f} hours"
+        )
+    skipped = manifest["skipped"]
+    for piece in skipped[:10]:
+        print(f"left out: {piece['name']}: {piece['reason']}")
+    if len(skipped) > 10:
+        print(f"and {len(skipped) - 10:,} more, see {out / 'manifest.json'}")
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str,
+        typer.Option(
+            help="A named run ('tiny' is the shipped model's, 'released' the published one), "
+            "or a JSON file like the one that --show prints.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder with train.bin and valid.bin, from `prepare`."),
+    ] = Path("data/giantmidi"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run; one that was stopped goes on from its last save.",
+            show_default="runs/ and the name of --config",
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the configuration and stop.")
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="32-true, bf16-mixed or 16-mixed.", show_default="as in --config"
+        ),
+    ] = None,
+    rows_at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Windows computed together by a process: fewer need less memory.",
+        ),
+    ] = 8,
+    checkpoint_activations: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-activations", help="Compute more, keep less in memory."
+        ),
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first (torch.compile).")
+    ] = False,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="GPUs of each machine, or processes on its CPU.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="auto, ddp, or fsdp for models larger than a GPU.")
+    ] = "auto",
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Pause when this many steps are done.")
+    ] = None,
+) -> None:
+    """Train a Perceiver AR on prepared tokens.
+
+    \b
+    tinyperceiver train --config tiny --data data/giantmidi
+    tinyperceiver train --config released --precision bf16-mixed --devices 2
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST -m tinyperceiver \\
+        train --config released --devices 4 --nodes 2
+    """
+    import json
+    from dataclasses import replace
+
+    from tinyperceiver.training import RUNS, TrainingConfig, make_fabric
+    from tinyperceiver.training import train as train_model
+
+    if config in RUNS:
+        name, run = config, RUNS[config]
+    else:
+        path = Path(config)
+        if not path.is_file():
+            raise ValueError(
+                f"--config {config} is neither a file nor one of {', '.join(RUNS)}"
+            )
+        name = path.stem
+        try:
+            run = TrainingConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if precision is not None:
+        run = replace(run, precision=precision)
+    if show:
+        print(json.dumps(run.to_json(), indent=2))
+        return
+    out = out or Path("runs") / name
+    fabric = make_fabric(
+        run.precision,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+    )
+    model = train_model(
+        run,
+        data,
+        out,
+        fabric=fabric,
+        rows_at_once=rows_at_once,
+        checkpoint_activations=checkpoint_activations,
+        compile=compile,
+        stop_after=stop_after,
+    )
+    if fabric.is_global_zero:
+        print(f"{out}: {model.num_parameters:,} parameters")
 
 
 def _read_music(name: str):

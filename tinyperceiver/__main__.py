@@ -1,0 +1,8 @@
+"""`python -m tinyperceiver` is the command line, too; torchrun starts it so."""
+
+from tinyperceiver.cli import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,424 @@
+"""GiantMIDI-Piano, or another folder of MIDI files, as tokens to train on.
+
+The files are read and tokenized in units of a few, by several processes or machines at
+once. Each unit's result is a file of its own, so that a run that is killed can be gone
+on with. At the end the units are joined in order: the result depends on the input
+alone.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tinyperceiver.archive import ArchiveError, Piece, list_pieces, open_source
+from tinyperceiver.download import download, sha256_of
+from tinyperceiver.reader import read_performance
+from tinyperceiver.tokenizer import STEPS_PER_SECOND, encode_midi
+from tinyperceiver.units import (
+    SEPARATOR,
+    TOKEN_TYPE,
+    Cluster,
+    Processes,
+    read_unit,
+    tokenize_units,
+    unit_is_whole,
+    whole_file,
+)
+
+__all__ = ["GIANTMIDI_URL", "encode_file", "prepare_giantmidi"]
+
+GIANTMIDI_URL = "https://martin-krasser.com/perceiver/data/midi/giantmidi-piano.zip"
+NOTICE = """\
+GiantMIDI-Piano: piano music transcribed from recordings.
+Q. Kong, B. Li, J. Chen, Y. Wang: GiantMIDI-Piano: A large-scale MIDI dataset for
+classical piano music. Transactions of the International Society for Music Information
+Retrieval, 2022.
+
+Licence: Creative Commons Attribution 4.0 (CC BY 4.0), as stated by its authors:
+https://creativecommons.org/licenses/by/4.0/
+
+Disclaimer: a program transcribed these files from recordings that a search had found.
+Some are named wrongly. Nobody warrants that they are correct, or free from rights of
+others, such as composers, performers and makers of recordings. You use them at your own
+risk.
+"""
+FORMAT = 1
+SPLITS = ("train", "valid")
+# 2 % of the full set are some 200 recordings and 3 million tokens: enough to tell models
+# apart that differ by 0.01 nats a token, and little enough for the training to miss.
+VALID_SHARE = 0.02
+UNIT_FILES, UNIT_BYTES = 32, 2_000_000
+# At the end of a file's name, in the original release.
+YOUTUBE_ID = re.compile(r"(?:^|, )([\w-]{11})\.midi?$", re.IGNORECASE | re.ASCII)
+
+
+def encode_file(data: bytes) -> list[int]:
+    """Tokens of a MIDI file, given as bytes: those of `encode_midi`, quickly."""
+    return encode_midi(read_performance(data))
+
+
+def prepare_giantmidi(
+    source: str | os.PathLike = GIANTMIDI_URL,
+    out: str | os.PathLike = "data/giantmidi",
+    *,
+    workers: int | None = None,
+    accept: bool = False,
+    dask: str | None = None,
+    sha256: str | None = None,
+    encode: Callable[[bytes], list[int]] = encode_file,
+    seconds_per_file: float = 120.0,
+) -> dict:
+    """Turn a dataset of MIDI files into train.bin and valid.bin, tokens to train on.
+
+    Both are little-endian int16: the tokens of a piece, then -1, and so on by name.
+    pieces.tsv lists what is in them. manifest.json, written last, has hashes, counts
+    and versions, what was left out and why, and which files are copies of others.
+
+    With train/ and valid/ in it, a zip or folder is split as it stands. Otherwise 2 %
+    of the recordings become `valid`, chosen by a hash. Files are of one recording if
+    they share all bytes, or the YouTube id at the end of their names.
+
+    The next run goes on from where one was killed, and ends in the same bytes, as does
+    any number of workers. A file on which a process dies twice, or that takes too long,
+    is left out. Workers import the main module: in a script, call this under
+    `if __name__ == "__main__":`.
+
+    Args:
+        source: a zip, a folder, or the http(s) address of a zip.
+        out: the folder to write, made if need be.
+        workers: processes; by default one for each core.
+        accept: agree to the licence without being asked, as where no terminal is.
+        dask: address of a Dask scheduler, to work on its cluster. The files travel to
+            the workers, which need not see `source`. Give each worker one thread: a
+            file that takes too long ends its process.
+        sha256: the hash that the zip must have, in hexadecimal.
+        encode: bytes of a file to tokens; a function that other processes can import.
+        seconds_per_file: so long may a file take.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: no consent; a source that is missing, damaged or hostile, or without
+            a piece that can be read; no Dask.
+        RuntimeError: another run is at work in `out`, or no worker is.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    out = Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    _ask_consent(out, accept)
+    with _alone_in(out), ExitStack() as stack:
+        for rest in out.glob("*.tmp"):  # of a run that was killed
+            rest.unlink()
+        is_url = re.match("https?://", str(source))
+        # Once all is done, the zip may be deleted.
+        is_needed = not is_url or _zip_of(source, out).exists()
+        if not is_needed and (finished := _find_result(out, url=source)):
+            return finished
+        path, origin = _find_source(source, out, sha256)
+        try:
+            opened = open_source(path)
+        except ArchiveError as error:
+            if not is_url:
+                raise
+            path.unlink()
+            raise ArchiveError(f"{error}; what {source} sent is deleted") from error
+        if isinstance(opened, zipfile.ZipFile):
+            stack.enter_context(opened)
+        pieces = list_pieces(opened)
+        if not pieces:
+            raise ValueError(f"{source} holds no MIDI files (.mid)")
+        split_of = _split_by_folder(pieces, source)
+        head = _describe(origin, split_of is None, encode)
+        listed = json.dumps([head, pieces, UNIT_FILES, UNIT_BYTES]).encode()
+        head["key"] = hashlib.sha256(listed).hexdigest()
+        finished = _find_result(out, key=head["key"])
+        work = out / f"work-{head['key'][:16]}"
+        for rest in out.glob(
+            "work-*"
+        ):  # of another source or other options, if not done
+            if finished or rest != work:
+                shutil.rmtree(rest)
+        if finished:
+            return finished
+
+        work.mkdir(exist_ok=True)
+        units = list(_units(pieces))
+        paths = [work / f"{i:06d}" for i in range(len(units))]
+        todo = [
+            job for job in zip(paths, units, strict=True) if not unit_is_whole(job[0])
+        ]
+        if todo and dask:
+            pool = Cluster(dask, opened, encode, seconds_per_file)
+            stack.callback(pool.client.close)
+            tokenize_units(todo, pool)
+        elif todo:
+            workers = workers or _count_cores()
+            tokenize_units(todo, Processes(path, workers, encode, seconds_per_file))
+        manifest = _join(paths, split_of, out, head)
+        shutil.rmtree(work)
+        return manifest
+
+
+def _count_cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ask_consent(out: Path, accept: bool) -> None:
+    path = out / "CONSENT.txt"
+    with suppress(OSError):
+        if path.read_text(encoding="utf-8") == NOTICE:
+            return
+    print(NOTICE, flush=True)
+    if not accept:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ValueError(
+                "the dataset needs your consent, and there is no terminal to ask: read the "
+                "notice above, and agree with --accept (in Python, accept=True)"
+            )
+        with suppress(EOFError):
+            accept = input("Do you agree? [y/N] ").strip().lower() in ("y", "yes")
+        if not accept:
+            raise ValueError("without your consent nothing is fetched or read")
+    with whole_file(path) as file:
+        file.write(NOTICE.encode())
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Two runs at once would delete each other's files."""
+    with open(out / ".lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            raise RuntimeError(f"another run is at work in {out}") from error
+        yield
+
+
+def _zip_of(url: str, out: Path) -> Path:
+    return out / f"source-{hashlib.sha256(url.encode()).hexdigest()[:8]}.zip"
+
+
+def _find_source(
+    source: str | os.PathLike, out: Path, sha256: str | None
+) -> tuple[Path, dict]:
+    """The folder or zip, fetched if need be, and what the manifest says of it."""
+    if re.match("https?://", str(source)):
+        path, origin = _zip_of(source, out), {"url": source}
+        name = source.split("?")[0].split("/")[-1]
+        if not path.exists():
+            download(source, path, sha256)
+    else:
+        path, origin = Path(source).expanduser().resolve(), {}
+        name = path.name
+        if path.is_dir():
+            if sha256 is not None:
+                raise ValueError(f"{source} is a folder: a SHA-256 is for a zip")
+            return path, {"name": name}
+        if not path.is_file():
+            raise ValueError(
+                f"{source} is neither a zip nor a folder nor an http(s) address"
+            )
+    found = sha256_of(path)
+    if sha256 is not None and found != sha256.lower():
+        raise ValueError(
+            f"{path} has the SHA-256 {found}, not {sha256}: damaged, or another file"
+        )
+    origin |= {"name": name, "bytes": path.stat().st_size, "sha256": found}
+    return path, origin
+
+
+def _split_by_folder(
+    pieces: list[Piece], source: str | os.PathLike
+) -> dict[str, str] | None:
+    """Split of each name, from the folders at the top or below one; None if it is flat."""
+    split_of = {}
+    for piece in pieces:
+        folders = piece.name.split("/")[:-1][:2]
+        split_of[piece.name] = next((name for name in folders if name in SPLITS), None)
+    found = set(split_of.values())
+    if found == {None}:
+        return None
+    if None in found:
+        stray = next(name for name, split in split_of.items() if split is None)
+        raise ValueError(
+            f"{source} has train/ or valid/ in it, but {stray!r} lies in neither"
+        )
+    if len(found) == 1:
+        raise ValueError(f"{source} has MIDI files in {found.pop()}/ only, not in both")
+    return split_of
+
+
+def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
+    """What is known of a result beforehand: if it differs, the work starts afresh."""
+    from importlib.metadata import version
+
+    import tinyperceiver
+
+    names = ("numpy", "mido", "pretty_midi")
+    options = {"encode": f"{encode.__module__}.{encode.__qualname__}"}
+    options |= {"split": "by recording" if is_flat else "by folder"}
+    if is_flat:
+        options["valid_share"] = VALID_SHARE
+    return {
+        "format": FORMAT,
+        "source": origin,
+        "options": options,
+        "tokens": {"dtype": TOKEN_TYPE.str, "separator": SEPARATOR},
+        "versions": {
+            "tinyperceiver": tinyperceiver.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in names},
+        },
+    }
+
+
+def _find_result(out: Path, **wanted: str) -> dict | None:
+    """The manifest, if it is of this `key` or `url`, and the files are what it says."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_bytes())
+        known = {"key": manifest["key"], "url": manifest["source"].get("url")}
+        files = [manifest["table"], *manifest["splits"].values()]
+        if wanted.items() <= known.items() and all(
+            sha256_of(out / file["file"]) == file["sha256"] for file in files
+        ):
+            print(f"{out} is whole: nothing to do")
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _units(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    unit, size = [], 0
+    for piece in pieces:
+        if unit and (len(unit) == UNIT_FILES or size + piece.size > UNIT_BYTES):
+            yield unit
+            unit, size = [], 0
+        unit.append(piece)
+        size += 0 if piece.fault else piece.size
+    yield unit
+
+
+def _join(
+    paths: list[Path], split_of: dict[str, str] | None, out: Path, head: dict
+) -> dict:
+    """Write the result, the manifest last: while that is missing, nothing is finished."""
+    names, skipped = defaultdict(list), []  # names by hash: no more is kept of each
+    for path in paths:
+        for row in read_unit(path)[0]:
+            if "fault" in row:
+                skipped.append({"name": row["name"], "reason": row["fault"]})
+            else:
+                names[row["sha256"]].append(row["name"])
+    if not names:
+        raise ValueError(
+            f"none of {len(skipped)} MIDI files can be used; the first, {skipped[0]['name']!r}: "
+            f"{skipped[0]['reason']}"
+        )
+    split_of = split_of or _split_by_recording(names)
+    manifest_path = out / "manifest.json"
+    manifest_path.unlink(missing_ok=True)
+    totals = {split: Counter() for split in SPLITS}
+    with ExitStack() as stack:
+        table, *files = (
+            stack.enter_context(whole_file(out / name))
+            for name in ("pieces.tsv", "train.bin", "valid.bin")
+        )
+        files = dict(zip(SPLITS, files, strict=True))
+        table.write(b"split\tname\ttokens\tnotes\tseconds\tsha256\n")
+        for path in paths:
+            for row, tokens in _pieces_of(path):
+                split = split_of[row["name"]]
+                files[split].write(tokens)
+                table.write(_line(split, row))
+                counts = {key: row[key] for key in ("tokens", "notes", "steps")}
+                totals[split].update(counts, pieces=1)
+    splits = {
+        split: {
+            "file": f"{split}.bin",
+            "pieces": total["pieces"],
+            "tokens": total["tokens"],
+            "notes": total["notes"],
+            "seconds": total["steps"] / STEPS_PER_SECOND,
+            "sha256": sha256_of(out / f"{split}.bin"),
+        }
+        for split, total in totals.items()
+    }
+    manifest = head | {
+        "splits": splits,
+        "table": {"file": "pieces.tsv", "sha256": sha256_of(out / "pieces.tsv")},
+        "copies": [same for same in names.values() if len(same) > 1],
+        "skipped": skipped,
+    }
+    with whole_file(manifest_path) as file:
+        file.write(json.dumps(manifest, indent=1).encode() + b"\n")
+    return manifest
+
+
+def _pieces_of(path: Path) -> Iterator[tuple[dict, bytes]]:
+    """Row and tokens of each good piece of a unit, the separator included."""
+    rows, tokens = read_unit(path)
+    begin = 0
+    for row in rows:
+        if "fault" not in row:
+            end = begin + (row["tokens"] + 1) * TOKEN_TYPE.itemsize
+            yield row, tokens[begin:end]
+            begin = end
+
+
+def _line(split: str, row: dict) -> bytes:
+    seconds = f"{row['steps'] / STEPS_PER_SECOND:.2f}"
+    fields = (split, row["name"], row["tokens"], row["notes"], seconds, row["sha256"])
+    # A name in a folder may be any bytes.
+    name = [re.sub(r"[\t\r\n]", " ", str(field)) for field in fields]
+    return ("\t".join(name) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _split_by_recording(names: dict[str, list[str]]) -> dict[str, str]:
+    """Split of each name, given those of each hash. Copies and ids stay together."""
+    parent = {}
+
+    def root_of(mark: str) -> str:
+        while (above := parent.setdefault(mark, mark)) != mark:
+            parent[mark] = parent[above]
+            mark = above
+        return mark
+
+    for digest, copies in names.items():
+        for name in copies:
+            marks = [root_of(f"bytes {digest}")]
+            if found := YOUTUBE_ID.search(name.split("/")[-1]):
+                marks.append(root_of(f"id {found[1]}"))
+            # The larger stands for both: an id if there is one, in whatever order they come.
+            parent[min(marks)] = max(marks)
+    root = {digest: root_of(f"bytes {digest}") for digest in names}
+    place = {
+        mark: int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8], "big") / 2**64
+        for mark in root.values()
+    }
+    # A small folder, too, gets something to validate with, and something to train on.
+    bound = max(VALID_SHARE, min(place.values()))
+    is_valid = {mark: len(place) > 1 and at <= bound for mark, at in place.items()}
+    return {
+        name: SPLITS[is_valid[root[digest]]]
+        for digest, copies in names.items()
+        for name in copies
+    }
