@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from tinyperceiver.blockwise import attend_blockwise
 from tinyperceiver.rotary import Rotation, apply_rotation
 
 __all__ = [
@@ -69,17 +70,19 @@ def attend(
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
     """
     l, n = query.size(-2), key.size(-2)
+    is_compiling = torch.compiler.is_compiling()
+    is_cpu = query.device.type == "cpu"
+    if is_cpu and query.requires_grad and not is_compiling:
+        return attend_blockwise(query, key, value, pad_mask, dropout)
     # In bfloat16 PyTorch's CPU kernel is slower than the formula for few queries, 2 to
     # 12 times for one. From 1,024 on it is faster, and builds no matrix of scores.
-    by_formula = (
-        query.device.type == "cpu" and query.dtype == torch.bfloat16 and l < 1024
-    )
+    by_formula = is_cpu and query.dtype == torch.bfloat16 and l < 1024
     mask, is_causal = None, False
     if pad_mask is None and l == 1:
         pass  # the last position sees all keys, in whatever order a ring holds them
     elif pad_mask is None and l == n and not by_formula:
         is_causal = True
-    elif pad_mask is None and query.is_cuda and not torch.compiler.is_compiling():
+    elif pad_mask is None and query.is_cuda and not is_compiling:
         # Imported here: it takes as long as to import torch. Flash attention never
         # builds this mask.
         from torch.nn.attention.bias import causal_lower_right

@@ -1,0 +1,101 @@
+"""Causal attention for training on CPUs: queries in blocks, each with the keys it sees.
+
+Half of a causal matrix of scores is thrown away. Block after block of queries, only the
+keys up to a block's end are multiplied, and the backward pass adds up the gradients of
+keys and values in place. The idea is that of Rabe and Staats 2021,
+https://arxiv.org/abs/2112.05682, without their second loop over the keys.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["attend_blockwise"]
+
+BLOCK = 128  # queries
+
+
+def attend_blockwise(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pad_mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """What `attention.attend` gives, with a faster backward pass.
+
+    query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
+    """
+    return _BlockwiseAttention.apply(query, key, value, pad_mask, dropout)
+
+
+class _BlockwiseAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, pad_mask, dropout):
+        B, H, l, d = query.shape
+        n = key.size(2)
+        # Heads as rows of the batch: one product for all.
+        q = (query * d**-0.5).reshape(B * H, l, d)
+        k, v = key.reshape(B * H, n, d), value.reshape(B * H, n, -1)
+        heads, weights, kept = v.new_empty(B * H, l, v.size(-1)), [], []
+        for start in range(0, l, BLOCK):
+            end = min(start + BLOCK, l)
+            seen = n - l + end  # keys that the last query of the block sees
+            bias = _bias(q, end - start, seen, pad_mask, H)
+            scores = torch.baddbmm(bias, q[:, start:end], k[:, :seen].mT)
+            w = scores.softmax(-1)  # (B * H, block, seen)
+            weights.append(w)
+            if dropout:
+                keep = torch.empty_like(w, dtype=torch.bool).bernoulli_(1 - dropout)
+                kept.append(keep)
+                w = w * keep / (1 - dropout)
+            heads[:, start:end] = w @ v[:, :seen]
+        ctx.save_for_backward(q, k, v, *weights, *kept)
+        ctx.dropout = dropout
+        return heads.view(B, H, l, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        q, k, v, *rest = ctx.saved_tensors
+        B, H, l, _ = grad.shape
+        n, d = k.shape[1:]
+        grad = grad.reshape(B * H, l, -1)
+        grad_q = torch.empty_like(q)
+        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
+        starts = range(0, l, BLOCK)
+        for i, start in enumerate(starts):
+            w = dropped = rest[i]
+            block, seen = slice(start, start + w.size(1)), w.size(2)
+            grad_w = grad[:, block] @ v[:, :seen].mT
+            if ctx.dropout:
+                share = rest[len(starts) + i].to(w.dtype) / (1 - ctx.dropout)
+                dropped, grad_w = w * share, grad_w * share
+            grad_v[:, :seen].baddbmm_(dropped.mT, grad[:, block])
+            # Of the softmax: w * (grad_w - (w * grad_w).sum(-1, keepdim=True)).
+            grad_scores = torch._softmax_backward_data(grad_w, w, -1, w.dtype)
+            grad_q[:, block] = grad_scores @ k[:, :seen]
+            grad_k[:, :seen].baddbmm_(grad_scores.mT, q[:, block])
+        return (
+            (grad_q * d**-0.5).view(B, H, l, d),
+            grad_k.view(B, H, n, d),
+            grad_v.view(B, H, n, -1),
+            None,
+            None,
+        )
+
+
+def _bias(
+    q: Tensor, block: int, seen: int, pad_mask: Tensor | None, num_heads: int
+) -> Tensor:
+    """0 where a query of the block may look, -inf elsewhere: (1 or B * H, block, seen)."""
+    hidden = torch.ones(block, seen, dtype=torch.bool, device=q.device)
+    hidden = hidden.triu(seen - block + 1)  # (block, seen)
+    if pad_mask is not None:
+        own = torch.eye(block, dtype=torch.bool, device=q.device)
+        own = torch.nn.functional.pad(own, (seen - block, 0))
+        # Each query keeps itself: a row without any key would give NaN.
+        hidden = hidden | (pad_mask[:, None, :seen] & ~own)  # (B, block, seen)
+        hidden = hidden.repeat_interleave(num_heads, dim=0)
+    bias = q.new_zeros(hidden.shape)
+    return bias.masked_fill_(hidden, float("-inf"))
