@@ -1,0 +1,500 @@
+"""The training loop: what it computes, and that neither kills nor processes change it."""
+
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretty_midi import PrettyMIDI
+from torch.nn.functional import cross_entropy
+
+from tinyperceiver import PerceiverAR, PerceiverConfig, training
+from tinyperceiver.data import Batch, DataError, TokenFile, fixed_windows
+from tinyperceiver.training import (
+    RUNS,
+    Stage,
+    TrainingConfig,
+    TrainingError,
+    learning_rate_at,
+    make_fabric,
+    make_optimizer,
+    nats_per_token,
+    sum_of_losses,
+    train,
+    training_step,
+)
+
+SHAPE = {"num_channels": 16, "num_heads": 2, "num_self_attention_layers": 1}
+NO_DROPOUT = {
+    "cross_attention_dropout": 0.0,
+    "post_attention_dropout": 0.0,
+    "residual_dropout": 0.0,
+}
+MODEL = PerceiverConfig(max_seq_len=48, max_latents=16, **SHAPE)  # with dropout
+CONFIG = TrainingConfig(
+    model=MODEL,
+    stages=(
+        Stage(steps=6, num_latents=8, max_prefix_len=8, batch_size=4),
+        Stage(steps=8, num_latents=16, max_prefix_len=32, batch_size=2),
+    ),
+    learning_rate=1e-2,
+    warmup_steps=3,
+    transpose=3,
+    stretch=0.1,
+    validate_every=4,
+    num_windows=3,
+    save_every=3,
+)
+# What the same result depends on, in one process or two, at once or in turns.
+PLAIN = replace(CONFIG, model=replace(MODEL, **NO_DROPOUT))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Tokens that a model can learn: scales that go up and down."""
+    folder = tmp_path_factory.mktemp("tokens")
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 12, "valid": 3}.items():
+        pieces = []
+        for _ in range(count):
+            pitch = 60 + np.abs(np.arange(60) % 24 - 12) + rng.integers(-9, 9)
+            loud, long, short = (np.full(60, token) for token in (370, 275, 265))
+            events = np.stack((loud, pitch, long, pitch + 128, short), axis=1)
+            pieces.append(np.append(events.ravel()[rng.integers(8) :], -1))
+        np.concatenate(pieces).astype("<i2").tofile(folder / f"{split}.bin")
+    return folder
+
+
+@pytest.fixture
+def cpu():
+    return make_fabric(accelerator="cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_samples():
+    training.SAMPLE_TOKENS = 24
+
+
+def result_of(out: Path) -> dict:
+    """All that a run leaves and that must not depend on kills, as comparable values."""
+    state = torch.load(out / "last.ckpt", weights_only=True)
+    model = {name: tensor.tolist() for name, tensor in state["model"].items()}
+    optimizer = [
+        {name: value.tolist() for name, value in each.items()}
+        for each in state["optimizer"]["state"].values()
+    ]
+    rest = {name: state[name] for name in ("step", "best", "window", "scaler")}
+    files = {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for part in ("best", "model", "samples")
+        for path in sorted((out / part).iterdir())
+    }
+    return {
+        "model": model,
+        "optimizer": optimizer,
+        "groups": state["optimizer"]["param_groups"],
+        "rest": rest,
+        "files": files,
+        "log": (out / "log.jsonl").read_text(),
+        "names": sorted(p.name for p in out.iterdir() if p.name != "speed.jsonl"),
+    }
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(folder, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
+    return result_of(out)
+
+
+def in_child(work) -> int:
+    """Run `work` in a process of its own and return how it ended (as os.waitpid)."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def test_the_log_tells_what_happened(uninterrupted, folder):
+    lines = [json.loads(line) for line in uninterrupted["log"].splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "held_out" in line]
+    assert [line["step"] for line in steps] == list(range(1, 15))
+    assert [line["step"] for line in validations] == [4, 8, 12, 14]
+    assert [line["window"] for line in validations] == [16, 48, 48, 48]
+    assert [line["tokens"] for line in steps] == [32] * 14
+    assert steps[0]["loss"] == pytest.approx(math.log(389), abs=0.05)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    assert [line["learning_rate"] for line in steps] == [
+        learning_rate_at(step, CONFIG) for step in range(14)
+    ]
+    assert uninterrupted["rest"]["best"] == min(line["held_out"] for line in validations[1:])
+
+
+def test_what_is_left_can_be_loaded_and_heard(folder, tmp_path, cpu):
+    out = tmp_path / "run"
+    model = train(CONFIG, folder, out, fabric=cpu)
+    assert not model.training
+    for name in ("model", "best"):
+        saved = PerceiverAR.from_pretrained(out / name)
+        assert saved.config == MODEL
+    saved = PerceiverAR.from_pretrained(out / "model")
+    for a, b in zip(model.parameters(), saved.parameters(), strict=True):
+        assert torch.equal(a, b)
+    # The number in the log is that of the model that is left.
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    held_out = nats_per_token(saved, fixed_windows(TokenFile(folder / "valid.bin"), 3, 32, 16))
+    assert held_out == pytest.approx(last["held_out"], abs=1e-6)
+    samples = sorted((out / "samples").iterdir())
+    assert [p.name for p in samples] == [f"step-{i:06}.mid" for i in (4, 8, 12, 14)]
+    assert PrettyMIDI(str(samples[-1])).instruments
+    assert list((out / "tensorboard").iterdir())
+    speed = [json.loads(line) for line in (out / "speed.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in speed] == list(range(1, 15))
+    assert all(line["seconds"] > 0 for line in speed)
+
+
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(folder, tmp_path, uninterrupted):
+    out, rng, kills = tmp_path / "run", random.Random(0), 0
+
+    def work():
+        train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
+
+    while kills < 10:
+        log = out / "log.jsonl"
+        before = log.stat().st_size if log.exists() else 0
+        pid = in_child(work)
+        # Wait until it has got somewhere, and then some milliseconds, or until it has ended.
+        more = rng.randrange(100, 600)
+        deadline = time.monotonic() + 60
+        while not log.exists() or log.stat().st_size < before + more:
+            if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > deadline:
+                break
+        else:
+            time.sleep(rng.uniform(0, 0.03))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+            continue
+        break
+    assert kills >= 3, "killed too late to tell anything"
+    if not (out / "model").exists():
+        assert os.waitpid(in_child(work), 0)[1] == 0
+    assert result_of(out) == uninterrupted
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("name", ["last.ckpt", "log.jsonl", "model.safetensors", "config.json"])
+def test_killed_where_a_file_is_replaced(folder, tmp_path, uninterrupted, name, before):
+    """At the second of the moments in which a file takes the place of another."""
+    out, replace_file, count = tmp_path / "run", os.replace, 0
+
+    def killing(source, target):
+        nonlocal count
+        count += Path(target).name == name
+        if not before:
+            replace_file(source, target)
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if before:
+            replace_file(source, target)
+
+    def work():
+        os.replace = killing
+        train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
+
+    if name == "log.jsonl":  # replaced where a run goes on, at its second time
+        for steps in (4, 9):
+            train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"), stop_after=steps)
+        count = 1
+    status = os.waitpid(in_child(work), 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
+    assert result_of(out) == uninterrupted
+
+
+def test_a_run_can_pause_and_a_finished_one_stays_as_it_is(folder, tmp_path, uninterrupted, cpu):
+    out = tmp_path / "run"
+    train(CONFIG, folder, out, fabric=cpu, stop_after=5)
+    assert not (out / "model").exists()
+    # What a killed run wrote after its last save is forgotten, a half line with it.
+    with open(out / "log.jsonl", "a") as log:
+        log.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    train(CONFIG, folder, out, fabric=cpu)
+    assert result_of(out) == uninterrupted
+    before = (out / "last.ckpt").stat().st_mtime_ns
+    train(CONFIG, folder, out, fabric=cpu)
+    assert (out / "last.ckpt").stat().st_mtime_ns == before
+    assert result_of(out) == uninterrupted
+
+
+def test_turns_do_not_change_the_result(folder, tmp_path, cpu):
+    at_once = train(PLAIN, folder, tmp_path / "a", fabric=cpu, rows_at_once=4)
+    in_turns = train(PLAIN, folder, tmp_path / "b", fabric=cpu, rows_at_once=1)
+    for a, b in zip(at_once.parameters(), in_turns.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-5)
+
+
+def losses(out: Path) -> list[float]:
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [line.get("loss", line.get("held_out")) for line in lines]
+
+
+def test_activation_checkpointing_changes_memory_alone(folder, tmp_path, uninterrupted, cpu):
+    out = tmp_path / "run"
+    train(CONFIG, folder, out, fabric=cpu, checkpoint_activations=True)
+    assert result_of(out) == uninterrupted
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_model_learns_the_same(folder, tmp_path, cpu):
+    config = replace(PLAIN, stages=(replace(PLAIN.stages[0], steps=3),), validate_every=3)
+    train(config, folder, tmp_path / "a", fabric=cpu)
+    train(config, folder, tmp_path / "b", fabric=cpu, compile=True)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-4)
+
+
+def test_lower_precision_learns_nearly_the_same(folder, tmp_path, cpu):
+    train(PLAIN, folder, tmp_path / "a", fabric=cpu)
+    config = replace(PLAIN, precision="bf16-mixed")
+    fabric = make_fabric("bf16-mixed", accelerator="cpu")
+    model = train(config, folder, tmp_path / "b", fabric=fabric)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "weights keep their digits"
+    exact, rounded = losses(tmp_path / "a"), losses(tmp_path / "b")
+    assert exact != rounded
+    assert exact == pytest.approx(rounded, abs=0.05)
+
+
+def test_two_nodes_give_the_losses_of_one(folder, tmp_path, cpu):
+    """torchrun on each of two machines; here both are this one, and speak through gloo."""
+    train(PLAIN, folder, tmp_path / "one", fabric=cpu)
+    path = tmp_path / "plain.json"
+    path.write_text(json.dumps(PLAIN.to_json()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                *("--node-rank", str(rank), "--nproc-per-node", "1"),
+                *("--master-addr", "127.0.0.1", "--master-port", str(port)),
+                *("-m", "tinyperceiver", "train", "--config", str(path)),
+                *("--data", str(folder), "--out", str(tmp_path / "two")),
+                *("--accelerator", "cpu", "--nodes", "2", "--strategy", "ddp"),
+            ],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    one, two = (PerceiverAR.from_pretrained(tmp_path / x / "model") for x in ("one", "two"))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert sum("nats per held-out token" in output for output in outputs) == 1, "one of them"
+
+
+def test_the_loss_is_a_mean_over_real_targets():
+    model = PerceiverAR(replace(MODEL, **NO_DROPOUT)).eval()
+    tokens = torch.randint(0, 388, (2, 10), generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])
+    batch = Batch(tokens, targets, None, 6)
+    logits = model(tokens, 6)
+    real = torch.cat((logits[0], logits[1, :2]))
+    expected = cross_entropy(real, torch.tensor([1, 2, 3, 4, 5, 6]), reduction="sum")
+    torch.testing.assert_close(sum_of_losses(model, batch), expected)
+    for rows_at_once in (1, 2, 8):
+        assert nats_per_token(model, batch, rows_at_once) == pytest.approx(expected.item() / 6)
+
+
+def test_a_step_is_adamws_on_the_mean_gradient(cpu):
+    """Against the loop that everyone writes first."""
+    torch.manual_seed(0)
+    ours = PerceiverAR(replace(MODEL, **NO_DROPOUT))
+    plain = PerceiverAR(ours.config)
+    plain.load_state_dict(ours.state_dict())
+    tokens = torch.randint(0, 388, (4, 13), generator=torch.Generator().manual_seed(1))
+    batch = Batch(tokens[:, :-1], tokens[:, -4:], None, 8)
+    wrapped = cpu.setup_module(ours)
+    optimizer = cpu.setup_optimizers(make_optimizer(wrapped, CONFIG))
+    progress = training_step(cpu, wrapped, optimizer, batch.split(2), max_norm=0.1)
+
+    loss = cross_entropy(plain(tokens[:, :-1], 8).flatten(0, 1), tokens[:, -4:].flatten())
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+    make_optimizer(plain, CONFIG).step()
+    assert progress.loss == pytest.approx(loss.item(), abs=1e-5)
+    assert progress.norm == pytest.approx(norm.item(), rel=1e-4)
+    assert progress.tokens == 16
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert a.grad is None
+
+
+def test_only_matrices_decay():
+    model = PerceiverAR(MODEL)
+    decayed, free = make_optimizer(model, CONFIG).param_groups
+    assert decayed["weight_decay"] == CONFIG.weight_decay and free["weight_decay"] == 0
+    assert all(p.ndim == 2 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_the_rate_rises_along_a_line_and_falls_along_a_cosine():
+    config = replace(CONFIG, stages=(replace(CONFIG.stages[0], steps=103),), learning_rate=0.8)
+    rates = [learning_rate_at(step, config) for step in range(103)]
+    assert rates[:3] == pytest.approx([0.8 / 3, 1.6 / 3, 0.8])
+    assert rates[3] == 0.8
+    assert rates[53] == pytest.approx(0.4)  # half of the way
+    assert rates[28] == pytest.approx(0.4 * (1 + math.sqrt(0.5)))
+    assert 0 < rates[-1] < 0.001
+    assert learning_rate_at(103, config) == pytest.approx(0)
+
+
+def test_the_published_run_is_as_published():
+    released = RUNS["released"]
+    assert released.steps == 20_000
+    assert released.stages[0] == Stage(
+        steps=20_000, num_latents=2048, max_prefix_len=4096, batch_size=2 * 8 * 2
+    )
+    assert (released.learning_rate, released.weight_decay) == (2e-4, 0.01)
+    assert (released.warmup_steps, released.max_norm) == (200, 0.5)
+    assert released.precision == "32-true"
+    assert released.model.cross_attention_dropout == released.model.residual_dropout == 0.1
+
+
+@pytest.mark.parametrize("config", [CONFIG, *RUNS.values()])
+def test_a_configuration_survives_json(config):
+    assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"learning_rate": 0}, "learning_rate must be positive, not 0"),
+        ({"save_every": 2.5}, "save_every must be a whole number >= 1, not 2.5"),
+        ({"seed": -1}, "seed must be 0 or more, not -1"),
+        ({"stretch": 1.0}, "stretch must be less than 1"),
+        ({"precision": "8"}, "precision must be 32-true, bf16-mixed or 16-mixed, not '8'"),
+        ({"stages": ()}, "at least one stage"),
+        ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
+    ],
+)
+def test_a_field_out_of_range_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"steps": 0}, r"stages\[1\].steps must be a whole number >= 1, not 0"),
+        ({"num_latents": 17}, r"stages\[1\].num_latents is 17, but the model takes at most 16"),
+        ({"max_prefix_len": 33}, r"stages\[1\].max_prefix_len is 33, .* at most 32"),
+    ],
+)
+def test_a_stage_that_the_model_cannot_take_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, stages=(CONFIG.stages[0], replace(CONFIG.stages[1], **change)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": None}, {"stages": [{"steps": 1}]}, {"nonsense": 1}, {"seed": "x"}]
+)
+def test_a_file_that_is_no_configuration_is_refused(change):
+    with pytest.raises(ValueError, match="no training configuration"):
+        TrainingConfig.from_json(CONFIG.to_json() | change)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run(folder, tmp_path, uninterrupted, monkeypatch, what):
+    out, count = tmp_path / "run", 0
+    cpu = make_fabric(accelerator="cpu")
+
+    def spoiled(model, batch):
+        nonlocal count
+        loss = sum_of_losses(model, batch)
+        count += model.training
+        if count == 5 and what == "loss":
+            return loss * math.nan
+        if count == 5:
+            loss.register_hook(lambda grad: grad * math.inf)
+        return loss
+
+    monkeypatch.setattr(training, "sum_of_losses", spoiled)
+    message = r"step 5 is not finite \(loss .*\); the last save is in .*last\.ckpt\. Try a lower"
+    with pytest.raises(TrainingError, match=message):
+        train(CONFIG, folder, out, fabric=cpu)
+    assert torch.load(out / "last.ckpt", weights_only=True)["step"] == 4
+    monkeypatch.undo()
+    train(CONFIG, folder, out, fabric=cpu)
+    assert result_of(out) == uninterrupted, "the last good checkpoint was good"
+
+
+def test_out_of_memory_says_what_to_lower(folder, tmp_path):
+    """A real lack of memory, in a process that may take 1 GB more than it has."""
+    config = replace(
+        CONFIG,
+        model=PerceiverConfig(max_seq_len=200, max_latents=100, num_channels=512, num_heads=2),
+        stages=(Stage(steps=3, num_latents=100, max_prefix_len=0, batch_size=4096),),
+    )
+
+    def work():
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + 2**30, held + 2**30))
+        fabric = make_fabric(accelerator="cpu")
+        message = "out of memory in step 1.*fewer rows_at_once.*now 4096"
+        with pytest.raises(TrainingError, match=message):
+            train(config, folder, tmp_path / "run", fabric=fabric, rows_at_once=4096)
+
+    assert os.waitpid(in_child(work), 0)[1] == 0
+
+
+def test_another_run_is_not_continued(folder, tmp_path, cpu):
+    out = tmp_path / "run"
+    train(CONFIG, folder, out, fabric=cpu, stop_after=1)
+    with pytest.raises(TrainingError, match="holds a run with other learning_rate, seed"):
+        train(replace(CONFIG, learning_rate=1, seed=1), folder, out, fabric=cpu)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    shutil.copy(folder / "train.bin", other / "valid.bin")
+    with pytest.raises(TrainingError, match=r"holds a run with other valid\.bin"):
+        train(CONFIG, other, out, fabric=cpu)
+    with pytest.raises(DataError, match=r"train\.bin cannot be read"):
+        train(CONFIG, tmp_path, tmp_path / "new", fabric=cpu)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(folder, tmp_path, cpu, monkeypatch):
+    monkeypatch.setattr(type(cpu), "world_size", 3)
+    with pytest.raises(TrainingError, match=r"stages\[0\].batch_size is 4, which 3 processes"):
+        train(CONFIG, folder, tmp_path / "run", fabric=cpu)

@@ -1,0 +1,246 @@
+"""Token files, and windows of them to train and to measure on.
+
+Axis letters: B batch, n tokens in the window, m prefix, l latents; n = m + l.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tinyperceiver.tokenizer import (
+    LONGEST_SHIFT,
+    PAD,
+    PERFORMANCE,
+    TIME_SHIFT,
+    VELOCITY,
+)
+
+__all__ = ["Batch", "DataError", "TokenFile", "Windows", "fixed_windows", "transform"]
+
+END = -1  # stands after each piece of a token file
+IGNORED = -100  # a target that no loss is taken of, as PyTorch has it
+PIANO = 21, 108  # lowest and highest MIDI pitch of a piano
+
+
+class DataError(ValueError):
+    """A token file cannot be used. Names the file and the reason."""
+
+
+class TokenFile:
+    """The pieces of a file of little-endian int16 token ids, -1 after each piece.
+
+    The file is looked through once and then mapped, not held: a piece is read from disk
+    when someone asks for it.
+
+    Args:
+        path: e.g. the `train.bin` that `tinyperceiver prepare` wrote.
+
+    Raises:
+        DataError: no such file, or it is empty, cut off or not of token ids.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self.tokens = np.memmap(self.path, dtype="<i2", mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path} cannot be read as a token file: {error} "
+                f"(tinyperceiver prepare makes one)"
+            ) from error
+        lowest, highest = self.tokens.min(), self.tokens.max()
+        if lowest < END or highest > PERFORMANCE:
+            raise DataError(
+                f"{self.path} holds {lowest if lowest < END else highest}, which is "
+                f"neither a token id, 0 ... {PERFORMANCE}, nor the {END} after a piece"
+            )
+        if self.tokens[-1] != END:
+            raise DataError(
+                f"{self.path} does not end with {END}: it is cut off; prepare it again"
+            )
+        ends = np.flatnonzero(self.tokens == END)
+        self.starts = np.concatenate(([0], ends[:-1] + 1))  # of each piece
+        self.lengths = ends - self.starts  # in tokens
+
+    def __len__(self) -> int:
+        """Number of pieces."""
+        return len(self.starts)
+
+    def __getitem__(self, piece: int) -> np.ndarray:
+        """Token ids of a piece: (length,), a view of the file."""
+        start = self.starts[piece]
+        return self.tokens[start : start + self.lengths[piece]]
+
+    def __reduce__(self) -> tuple:
+        # Another process maps the file itself, instead of being sent all of it.
+        return TokenFile, (self.path,)
+
+
+class Batch(NamedTuple):
+    """What a step of training reads."""
+
+    tokens: Tensor  # ids, (B, n)
+    targets: Tensor  # the token after each latent, or IGNORED, (B, l)
+    pad_mask: Tensor | None  # True at padding before a piece, (B, n); None: no padding
+    prefix_len: int  # m
+
+    def split(self, rows_at_once: int) -> "list[Batch]":
+        """The same rows in several batches, for less memory."""
+        rows = range(0, len(self.tokens), rows_at_once)
+        return [
+            Batch(
+                self.tokens[i : i + rows_at_once],
+                self.targets[i : i + rows_at_once],
+                None if self.pad_mask is None else self.pad_mask[i : i + rows_at_once],
+                self.prefix_len,
+            )
+            for i in rows
+        ]
+
+
+class Windows(Dataset):
+    """Random windows of the pieces of a token file, each of one piece.
+
+    `windows[step, rows]` is those rows of the batch of a step. Every draw depends on
+    the seed, the step and the row alone. So a batch can be shared out among processes,
+    and a run that was killed finds its data again.
+
+    All rows of a step have one prefix length, drawn from 0 ... max_prefix_len. Every
+    place of the data is as likely as any other. A piece too short for the window is
+    padded on the left, where the model looks away from padding; one too short for the
+    latents on the right, too, where it hides behind the causal mask.
+
+    Args:
+        data: pieces to draw from.
+        num_latents: l.
+        max_prefix_len: longest prefix m.
+        seed: another seed draws other windows.
+        transpose: most semitones by which a window is moved up or down. One that
+            would leave the piano's keys is moved less.
+        stretch: most by which its time is stretched or shortened: 0.05 for 5 %.
+
+    Raises:
+        DataError: no piece has two tokens.
+    """
+
+    def __init__(
+        self,
+        data: TokenFile,
+        num_latents: int,
+        max_prefix_len: int,
+        *,
+        seed: int = 0,
+        transpose: int = 0,
+        stretch: float = 0.0,
+    ) -> None:
+        if data.lengths.max() < 2:
+            raise DataError(f"{data.path} has no piece of two tokens or more")
+        self.data = data
+        self.num_latents = num_latents
+        self.max_prefix_len = max_prefix_len
+        self.seed = seed
+        self.transpose = transpose
+        self.stretch = stretch
+
+    def __getitem__(self, key: tuple[int, range]) -> Batch:
+        step, rows = key
+        prefix_len = int(self._rng(step).integers(self.max_prefix_len + 1))
+        n = prefix_len + self.num_latents
+        # How many windows of n tokens and the next one fit: at least one, padded.
+        places = np.where(self.data.lengths > 1, self.data.lengths - n, 0)
+        places = np.cumsum(np.where(self.data.lengths > 1, places.clip(min=1), 0))
+        tokens = np.full((len(rows), n), PAD)
+        targets = np.full((len(rows), self.num_latents), IGNORED)
+        num_pads = np.zeros(len(rows), dtype=np.int64)
+        for i, row in enumerate(rows):
+            rng = self._rng(step, 1 + row)  # 0 would repeat the prefix's draw
+            place = rng.integers(places[-1])
+            piece = int(np.searchsorted(places, place, side="right"))
+            start = place - (places[piece - 1] if piece else 0)
+            # Shortened time may need fewer tokens.
+            reach = n + 1 + (n // 8 if self.stretch else 0)
+            window = self.data[piece][start : start + reach].astype(np.int64)
+            if self.transpose or self.stretch:
+                window = transform(
+                    window,
+                    rng.integers(-self.transpose, self.transpose + 1),
+                    1 + rng.uniform(-self.stretch, self.stretch),
+                )[: n + 1]
+            # Latents come first: what is too short has less prefix, then fewer latents.
+            num_pads[i] = pads = min(n + 1 - len(window), prefix_len)
+            tokens[i, pads : pads + len(window) - 1] = window[:-1]
+            after = window[1 + prefix_len - pads :]
+            targets[i, : len(after)] = after
+        pad_mask = np.arange(n) < num_pads[:, None]
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets),
+            torch.from_numpy(pad_mask) if pad_mask.any() else None,
+            prefix_len,
+        )
+
+    def _rng(self, step: int, *row: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, step, *row))
+
+
+def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:
+    """Move token ids, (length,), by `semitones`, and multiply their time by `factor`.
+
+    Notes that would leave the keys of a piano keep all of them from moving so far. Time
+    is rounded where events stand, not between them, so that errors do not add up; the
+    number of tokens may change with it.
+    """
+    tokens = tokens.copy()
+    is_key = tokens < TIME_SHIFT
+    if semitones and is_key.any():
+        pitch = tokens[is_key] % 128
+        lowest = min(PIANO[0] - pitch.min(), 0)
+        highest = max(PIANO[1] - pitch.max(), 0)
+        tokens[is_key] += np.clip(semitones, lowest, highest)
+    if factor == 1:
+        return tokens
+    is_shift = (tokens >= TIME_SHIFT) & (tokens < VELOCITY)
+    steps = np.cumsum(np.where(is_shift, tokens - TIME_SHIFT + 1, 0))
+    events = np.flatnonzero(~is_shift)
+    time = np.rint(steps[events] * factor).astype(np.int64)
+    longest, rest = np.divmod(np.diff(time, prepend=0), LONGEST_SHIFT)
+    after = np.cumsum(longest + (rest > 0) + 1)  # the place after each event
+    stretched = np.full(after[-1] if len(after) else 0, VELOCITY - 1)
+    stretched[after - 1] = tokens[events]
+    has_rest = rest > 0
+    stretched[(after - 2)[has_rest]] = TIME_SHIFT - 1 + rest[has_rest]
+    return stretched
+
+
+def fixed_windows(
+    data: TokenFile, num_windows: int, prefix_len: int, num_latents: int
+) -> Batch:
+    """The same windows at every call, evenly spread, to measure nats per token on.
+
+    They are chosen among those that begin a multiple of `num_latents` tokens after the
+    start of a piece, and are whole: no padding.
+
+    Raises:
+        DataError: fewer than `num_windows` such windows.
+    """
+    n = prefix_len + num_latents
+    room = -(-(data.lengths - n).clip(min=0) // num_latents)  # per piece, rounded up
+    places = np.cumsum(room)
+    if places[-1] < num_windows:
+        raise DataError(
+            f"{data.path} has {places[-1]} windows of {n + 1} tokens, {num_latents} "
+            f"apart, not {num_windows}: use more data, shorter windows or fewer of them"
+        )
+    windows = np.empty((num_windows, n + 1), dtype=np.int64)
+    for i in range(num_windows):
+        place = i * places[-1] // num_windows
+        piece = int(np.searchsorted(places, place, side="right"))
+        start = (place - (places[piece - 1] if piece else 0)) * num_latents
+        windows[i] = data[piece][start : start + n + 1]
+    whole = torch.from_numpy(windows)
+    return Batch(whole[:, :-1], whole[:, -num_latents:], None, prefix_len)

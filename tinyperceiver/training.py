@@ -1,0 +1,654 @@
+"""Training on Lightning Fabric: one loop for a CPU, a GPU, several GPUs or machines.
+
+Axis letters: B batch, n tokens in the window, m prefix, l latents, V vocabulary.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from tinyperceiver.data import Batch, TokenFile, Windows, fixed_windows
+from tinyperceiver.generation import generate
+from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
+from tinyperceiver.tokenizer import decode_midi
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = [
+    "RUNS",
+    "Stage",
+    "TrainingConfig",
+    "TrainingError",
+    "learning_rate_at",
+    "make_fabric",
+    "make_optimizer",
+    "nats_per_token",
+    "sum_of_losses",
+    "train",
+    "training_step",
+]
+
+SPLITS = "train", "valid"
+# In the folder of a run.
+STATE, CONFIG, LOG, SPEED = "last.ckpt", "config.json", "log.jsonl", "speed.jsonl"
+SAMPLE_PROMPT, SAMPLE_TOKENS = 256, 512
+
+
+class TrainingError(RuntimeError):
+    """Training cannot begin or go on. Says where it stands, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some steps of training with windows of one size."""
+
+    steps: int
+    num_latents: int  # l
+    max_prefix_len: int  # each step draws a prefix length m from 0 to this
+    batch_size: int  # windows per step, over all processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A run of training: with the data, all that its result depends on.
+
+    Raises:
+        ValueError: a field is out of range, named with its value.
+    """
+
+    model: PerceiverConfig
+    stages: tuple[Stage, ...]  # one after the other: windows may grow
+    learning_rate: float = 2e-4  # after the warm-up
+    warmup_steps: int = 200  # from 0, along a line; then a cosine falls to 0
+    weight_decay: float = 0.01  # of matrices; norms and biases are free of it
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    max_norm: float = 0.5  # longer gradients are cut to this length
+    transpose: int = 0  # most semitones by which a window is moved
+    stretch: float = 0.0  # most by which its time is stretched or shortened
+    seed: int = 0
+    precision: str = "32-true"  # or "bf16-mixed" or "16-mixed"
+    validate_every: int = 1000  # steps
+    num_windows: int = 64  # to validate on
+    save_every: int = 1000  # steps
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "max_norm")
+        counts = ("validate_every", "num_windows", "save_every")
+        for name in positive + counts:
+            value = getattr(self, name)
+            if not value > 0 or (name in counts and not isinstance(value, int)):
+                kind = "a whole number >= 1" if name in counts else "positive"
+                raise ValueError(f"{name} must be {kind}, not {value!r}")
+        for name in ("warmup_steps", "weight_decay", "transpose", "stretch", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in 0 ... 1, not {self.betas}")
+        if self.stretch >= 1:
+            raise ValueError(f"stretch must be less than 1, not {self.stretch}")
+        if self.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+            raise ValueError(
+                f"precision must be 32-true, bf16-mixed or 16-mixed, not "
+                f"{self.precision!r}"
+            )
+        if not self.stages:
+            raise ValueError("stages must name at least one stage")
+        for i, stage in enumerate(self.stages):
+            for name, value in vars(stage).items():
+                least = 0 if name == "max_prefix_len" else 1
+                if not isinstance(value, int) or value < least:
+                    raise ValueError(
+                        f"stages[{i}].{name} must be a whole number >= {least}, not "
+                        f"{value!r}"
+                    )
+            for name, most in (
+                ("num_latents", self.model.max_latents),
+                ("max_prefix_len", self.model.max_prefix_len),
+            ):
+                if getattr(stage, name) > most:
+                    raise ValueError(
+                        f"stages[{i}].{name} is {getattr(stage, name)}, but the model "
+                        f"takes at most {most}"
+                    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that step 0, 1, ... belongs to."""
+        for stage in self.stages:
+            if step < stage.steps:
+                break
+            step -= stage.steps
+        return stage
+
+    def to_json(self) -> dict:
+        """The same as plain dictionaries and lists."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, settings: dict) -> "TrainingConfig":
+        """Back from `to_json`, or from a file that someone wrote.
+
+        Raises:
+            ValueError: a field is missing, unknown or out of range.
+        """
+        try:
+            settings = dict(settings)
+            settings["model"] = PerceiverConfig(**settings["model"])
+            settings["stages"] = tuple(Stage(**stage) for stage in settings["stages"])
+            settings["betas"] = tuple(settings.get("betas", cls.betas))
+            return cls(**settings)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"this is no training configuration: {error}") from error
+
+
+# Name -> run. "released" is what was published of the training of the released model.
+RUNS = {
+    "released": TrainingConfig(
+        model=PRESETS["released"],
+        stages=(
+            Stage(steps=20_000, num_latents=2048, max_prefix_len=4096, batch_size=32),
+        ),
+    ),
+}
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Rate of step 0, 1, ...: a line up to the full rate, then half a cosine to 0.
+
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5,
+    without restarts.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+
+    Only matrices decay: a norm's scale has no reason to shrink.
+    """
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,  # all parameters in one pass over memory
+    )
+
+
+def sum_of_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Nats, summed over the targets of `batch`; ignored ones add nothing."""
+    logits = model(batch.tokens, batch.prefix_len, batch.pad_mask)  # (B, l, V)
+    return cross_entropy(
+        logits.float().flatten(0, 1), batch.targets.flatten(), reduction="sum"
+    )
+
+
+@torch.no_grad()
+def nats_per_token(model: nn.Module, batch: Batch, rows_at_once: int = 8) -> float:
+    """Mean nats of the targets of `batch`, by a model in eval mode."""
+    parts = batch.split(rows_at_once)
+    total = sum(sum_of_losses(model, part).double() for part in parts)
+    return (total / (batch.targets >= 0).sum()).item()
+
+
+class Progress(NamedTuple):
+    """What a step of training saw."""
+
+    loss: float  # nats per token, before the step
+    norm: float  # length of the gradient, before it is cut
+    tokens: int  # targets, over all processes
+
+
+def training_step(
+    fabric: "Fabric",
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[Batch],
+    max_norm: float,
+) -> Progress:
+    """Change the weights once, by what one process's share of a step's windows says.
+
+    Args:
+        model, optimizer: set up by `fabric`.
+        batches: the share, in as many turns as memory asks for.
+        max_norm: a longer gradient is cut to this length.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite; the weights are as before.
+    """
+    places = sum(batch.targets.numel() for batch in batches)
+    total = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+    for turn, batch in enumerate(batches, start=1):
+        batch = fabric.to_device(batch)
+        # Processes average their gradients once, after the last turn.
+        with fabric.no_backward_sync(model, enabled=turn < len(batches)):
+            loss = sum_of_losses(model, batch)
+            fabric.backward(loss / places)
+        total += torch.stack((loss.detach(), (batch.targets >= 0).sum()))
+    norm = fabric.clip_gradients(
+        model, optimizer, max_norm=max_norm, error_if_nonfinite=False
+    )
+    loss, tokens = fabric.all_reduce(total, reduce_op="sum").tolist()
+    # In float16 a gradient may overflow: then the scaler leaves out the step.
+    is_scaled = bool(fabric.strategy.precision.state_dict())
+    if not math.isfinite(loss) or not (is_scaled or norm.isfinite()):
+        raise FloatingPointError(f"loss {loss / tokens}, length of gradient {norm}")
+    optimizer.step()
+    optimizer.zero_grad()
+    return Progress(loss / tokens, norm.item(), int(tokens))
+
+
+def train(
+    config: TrainingConfig,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    fabric: "Fabric | None" = None,
+    rows_at_once: int = 8,
+    checkpoint_activations: bool = False,
+    compile: bool = False,
+    stop_after: int | None = None,
+) -> PerceiverAR:
+    """Train a model, or go on with a run that was stopped.
+
+    Args:
+        config: what to train, on which windows, for how long.
+        data: folder with train.bin and valid.bin, from `tinyperceiver prepare`.
+        out: folder of the run. One that was stopped goes on from its last save, and
+            ends, on a CPU, in the same bits as if nothing had happened.
+        fabric: where to run, from `make_fabric`; by default the best device there is.
+        rows_at_once: windows that a process computes together; a step's batch_size is
+            shared out among processes, and gone through in as many turns as it takes.
+        checkpoint_activations: compute activations twice instead of keeping them.
+        compile: let torch.compile make faster code of the layers after the hybrid one;
+            needs a compiler.
+        stop_after: pause when this many steps are done.
+
+    Returns:
+        The model as trained so far, in eval mode. At the end `out`/model holds it, and
+        `out`/best the one with the lowest held-out loss, for `from_pretrained`.
+
+    Raises:
+        TrainingError: `out` holds another run, the loss is no longer finite, or memory
+            is short.
+        DataError: a token file is unfit.
+    """
+    out = Path(out)
+    fabric = fabric or make_fabric(config.precision)
+    fabric.launch()
+    train_data, valid_data = (TokenFile(Path(data) / f"{s}.bin") for s in SPLITS)
+    _check_run(fabric, config, (train_data, valid_data), out)
+
+    torch.manual_seed(config.seed)
+    model = PerceiverAR(config.model)
+    if checkpoint_activations:
+        _checkpoint_activations(model)
+    if compile:
+        # Not the hybrid layer: its prefix has another length at each step.
+        for layer in model.layers:
+            layer.compile()
+    model = fabric.setup_module(model)
+    optimizer = fabric.setup_optimizers(make_optimizer(model, config))
+    state = {"model": model, "optimizer": optimizer, "step": 0, "scaler": {}}
+    state |= {"best": math.inf, "window": (0, 0)}
+    _load_state(fabric, state, out)
+
+    journal = _Journal(fabric, out, config.steps, state["step"])
+    last = min(config.steps, stop_after or config.steps)
+    steps = range(state["step"], last)
+    with journal, _explained(state, out, rows_at_once, config):
+        for step, batches in _batches(config, fabric, train_data, steps, rows_at_once):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step, config)
+            # Dropout depends on the step alone, too: a resumed run drops the same.
+            torch.manual_seed(_seed_of(config.seed, step, fabric.global_rank))
+            progress = training_step(fabric, model, optimizer, batches, config.max_norm)
+            state["step"] = step + 1
+            journal.write_step(step + 1, progress, learning_rate_at(step, config))
+            if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+                _validate(fabric, config, state, valid_data, out, journal, rows_at_once)
+            elif (step + 1) % config.save_every == 0 or step + 1 == last:
+                _save_state(fabric, state, out)
+    model = _saved_model(config, out / STATE)
+    if state["step"] == config.steps and fabric.is_global_zero:
+        model.save_pretrained(out / "model")
+    return model.to(fabric.device)
+
+
+def make_fabric(
+    precision: str = "32-true",
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+) -> "Fabric":
+    """A `Fabric` to train on: https://lightning.ai/docs/fabric/stable/api/fabric_args.html.
+
+    Args:
+        precision: "32-true", or products in fewer bits: "bf16-mixed", "16-mixed".
+        accelerator: "cpu", "gpu", or "auto" for the best there is.
+        devices: GPUs of each machine, or processes on its CPU.
+        num_nodes: machines.
+        strategy: "ddp", each process with a whole model; "fsdp", each with a part of
+            it, on GPUs only; or "auto".
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import FSDPStrategy
+
+    if strategy == "fsdp":
+        strategy = FSDPStrategy(auto_wrap_policy={DecoderLayer}, state_dict_type="full")
+    return Fabric(
+        precision=precision,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+    )
+
+
+def _batches(
+    config: TrainingConfig,
+    fabric: "Fabric",
+    data: TokenFile,
+    steps: range,
+    rows_at_once: int,
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Each of `steps` with the batches that this process computes of it."""
+    begin = 0
+    for stage in config.stages:
+        here = range(max(begin, steps.start), min(begin + stage.steps, steps.stop))
+        begin += stage.steps
+        share = stage.batch_size // fabric.world_size
+        rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        turns = [rows[i : i + rows_at_once] for i in range(0, share, rows_at_once)]
+        windows = Windows(
+            data,
+            stage.num_latents,
+            stage.max_prefix_len,
+            seed=config.seed,
+            transpose=config.transpose,
+            stretch=config.stretch,
+        )
+        on_gpu = fabric.device.type == "cuda"
+        loader = DataLoader(
+            windows,
+            batch_size=None,  # an item is a batch already
+            sampler=[(step, turn) for step in here for turn in turns],
+            num_workers=2 if on_gpu else 0,
+            pin_memory=on_gpu,
+        )
+        items = iter(loader)
+        for step in here:
+            yield step, [next(items) for _ in turns]
+
+
+def _validate(
+    fabric: "Fabric",
+    config: TrainingConfig,
+    state: dict,
+    data: TokenFile,
+    out: Path,
+    journal: "_Journal",
+    rows_at_once: int,
+) -> None:
+    """Measure held-out nats, save, and write a sample and what is best so far."""
+    model, step = state["model"], state["step"]
+    stage = config.stage_at(step - 1)
+    fixed = fixed_windows(
+        data, config.num_windows, stage.max_prefix_len, stage.num_latents
+    )
+    drawn = Windows(data, stage.num_latents, stage.max_prefix_len, seed=config.seed)
+    model.eval()
+    held_out, held_out_random = (
+        nats_per_token(model, fabric.to_device(batch), rows_at_once)
+        for batch in (fixed, drawn[0, range(config.num_windows)])
+    )
+    model.train()
+    journal.write_validation(
+        step, stage.max_prefix_len + stage.num_latents, held_out, held_out_random
+    )
+    # Other windows, other nats: a stage begins anew.
+    is_best = (stage.num_latents, stage.max_prefix_len) != state["window"] or (
+        held_out < state["best"]
+    )
+    if is_best:
+        state["best"] = held_out
+        state["window"] = stage.num_latents, stage.max_prefix_len
+    _write_state(fabric, state, out)
+    if fabric.is_global_zero:
+        whole = _saved_model(config, _staged(out / STATE)).to(fabric.device)
+        _write_sample(whole, data, out / "samples" / f"step-{step:06}.mid")
+        if is_best:
+            whole.save_pretrained(out / "best")
+    _commit_state(fabric, out)
+
+
+def _write_sample(model: PerceiverAR, data: TokenFile, path: Path) -> None:
+    """Continue the first held-out piece that is long enough; always the same draw."""
+    longest = int(data.lengths.argmax())
+    piece = next((p for p in data if len(p) >= SAMPLE_PROMPT), data[longest])
+    prompt = torch.from_numpy(piece[:SAMPLE_PROMPT].astype("int64"))[None]
+    config = model.config
+    output = generate(
+        model,
+        prompt[:, : config.max_seq_len // 2],
+        max_new_tokens=SAMPLE_TOKENS,
+        num_latents=min(config.max_latents, 64),
+        do_sample=True,
+        top_p=0.95,
+        generator=torch.Generator().manual_seed(0),
+    )
+    path.parent.mkdir(exist_ok=True)
+    decode_midi(output[0].cpu()).write(str(path))
+
+
+def _check_run(
+    fabric: "Fabric", config: TrainingConfig, data: tuple[TokenFile, ...], out: Path
+) -> None:
+    """Refuse a batch that cannot be shared out, and a folder of another run."""
+    for i, stage in enumerate(config.stages):
+        if stage.batch_size % fabric.world_size:
+            raise TrainingError(
+                f"stages[{i}].batch_size is {stage.batch_size}, which "
+                f"{fabric.world_size} processes cannot share out evenly"
+            )
+    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
+    run = {"config": config.to_json(), "data": digests}
+    path = out / CONFIG
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = sorted(
+            name
+            for part in run
+            for name in run[part] | before[part]
+            if run[part].get(name) != before[part].get(name)
+        )
+        if different:
+            raise TrainingError(
+                f"{out} holds a run with other {', '.join(different)}: name another "
+                f"folder, or remove this one to begin again"
+            )
+    elif fabric.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        _staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        os.replace(_staged(path), path)
+    fabric.barrier()
+
+
+def _load_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    if (out / STATE).exists():
+        fabric.load(out / STATE, state, weights_only=True)
+        fabric.strategy.precision.load_state_dict(state["scaler"])
+
+
+def _save_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    """Save all that the rest of the run depends on; a kill leaves the last save whole."""
+    _write_state(fabric, state, out)
+    _commit_state(fabric, out)
+
+
+def _write_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    state["scaler"] = fabric.strategy.precision.state_dict()
+    fabric.save(_staged(out / STATE), state)
+    fabric.barrier()
+
+
+def _commit_state(fabric: "Fabric", out: Path) -> None:
+    if fabric.is_global_zero:
+        with open(_staged(out / STATE), "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(_staged(out / STATE), out / STATE)
+    fabric.barrier()
+
+
+def _saved_model(config: TrainingConfig, path: Path) -> PerceiverAR:
+    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    model = PerceiverAR(config.model)
+    model.load_state_dict(saved["model"])
+    return model.eval()
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _checkpoint_activations(model: PerceiverAR) -> None:
+    """Keep only what enters a layer; compute the rest again when gradients need it.
+
+    Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
+    """
+    for layer in (model.hybrid_layer, *model.layers):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _explained(
+    state: dict, out: Path, rows_at_once: int, config: TrainingConfig
+) -> Iterator[None]:
+    """Say where a run stands that cannot go on, and what to do."""
+    try:
+        yield
+    except FloatingPointError as error:
+        saved = "nothing is saved"
+        if (out / STATE).exists():
+            saved = f"the last save is in {out / STATE}"
+        raise TrainingError(
+            f"step {state['step'] + 1} is not finite ({error}); "
+            f"{saved}. Try a lower learning_rate, a longer warm-up or float32"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        is_full = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not (is_full or "can't allocate memory" in str(error)):
+            raise
+        raise TrainingError(
+            f"out of memory in step {state['step'] + 1}. The same result needs less with "
+            f"fewer rows_at_once (now {rows_at_once}) or with checkpoint_activations; "
+            f"another result with a precision of 16 bits (now {config.precision}), fewer "
+            f"latents, a shorter prefix or a smaller model"
+        ) from error
+
+
+class _Journal:
+    """The progress bar and log of a run, written by its first process.
+
+    What LOG says depends on the run alone; the speed of this machine stands in SPEED.
+    """
+
+    def __init__(self, fabric: "Fabric", out: Path, steps: int, step: int) -> None:
+        self.out = out
+        self.is_open = fabric.is_global_zero
+        if not self.is_open:
+            return
+        self._forget_after(step)
+        self.board = None
+        with suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(out / "tensorboard", purge_step=step + 1)
+        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
+        self.begin, self.tokens = time.monotonic(), 0
+
+    def _forget_after(self, step: int) -> None:
+        """Leave out what a killed run wrote after its last save."""
+        path = self.out / LOG
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("\n"))
+            kept = (line for line in whole if json.loads(line)["step"] <= step)
+            _staged(path).write_text("".join(kept), encoding="utf-8")
+            os.replace(_staged(path), path)
+
+    def write_step(self, step: int, progress: Progress, rate: float) -> None:
+        if not self.is_open:
+            return
+        record = {"loss": progress.loss, "gradient_norm": progress.norm}
+        record |= {"learning_rate": rate, "tokens": progress.tokens}
+        self._write(LOG, {"step": step} | record)
+        self.tokens += progress.tokens
+        seconds = time.monotonic() - self.begin
+        self._write(SPEED, {"step": step, "seconds": seconds, "tokens": self.tokens})
+        speed = f"{self.tokens / seconds:,.0f}"
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{progress.loss:.3f}", tokens_per_s=speed)
+        self._plot(step, record)
+
+    def write_validation(
+        self, step: int, window: int, held_out: float, held_out_random: float
+    ) -> None:
+        if self.is_open:
+            record = {"held_out": held_out, "held_out_random": held_out_random}
+            self._write(LOG, {"step": step, "window": window} | record)
+            self.bar.write(f"step {step}: {held_out:.4f} nats per held-out token")
+            self._plot(step, record)
+
+    def _write(self, name: str, record: dict) -> None:
+        with open(self.out / name, "a", encoding="utf-8") as file:
+            print(json.dumps(record), file=file)
+
+    def _plot(self, step: int, record: dict) -> None:
+        if self.board:
+            for name, value in record.items():
+                self.board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.is_open:
+            self.bar.close()
+            if self.board:
+                self.board.close()
