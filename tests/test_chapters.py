@@ -15,7 +15,17 @@ import fill_chapters  # noqa: E402
 from fill_chapters import BOOK, FILE_COMMENT, TAG, definitions, fill, filled  # noqa: E402
 
 # Modules of which every definition stands in a chapter.
-BUILT = "midi pedal tokenizer performance ngrams rotary attention model data".split()
+BUILT = [
+    "midi",
+    "pedal",
+    "tokenizer",
+    "performance",
+    "ngrams",
+    "rotary",
+    "attention",
+    "model",
+    "data",
+]
 # Of the training loop, chapter 9 shows what computes, not how a run is kept on disk.
 SHOWN = {
     "training": "learning_rate_at make_optimizer sum_of_losses nats_per_token Progress "

@@ -391,6 +391,12 @@ def test_the_published_run_is_as_published():
     assert released.model.cross_attention_dropout == released.model.residual_dropout == 0.1
 
 
+def test_the_recorded_run_is_the_named_one():
+    path = Path(__file__).parent.parent / "book" / "runs" / "unfinished" / "config.json"
+    recorded = json.loads(path.read_text(encoding="utf-8"))["config"]
+    assert TrainingConfig.from_json(recorded) == RUNS["tiny"]
+
+
 @pytest.mark.parametrize("config", [CONFIG, *RUNS.values()])
 def test_a_configuration_survives_json(config):
     assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

@@ -72,8 +72,8 @@ def attend(
     l, n = query.size(-2), key.size(-2)
     is_compiling = torch.compiler.is_compiling()
     is_cpu = query.device.type == "cpu"
-    if is_cpu and query.requires_grad and not is_compiling:
-        return attend_blockwise(query, key, value, pad_mask, dropout)
+    if is_cpu and query.requires_grad and not dropout and not is_compiling:
+        return attend_blockwise(query, key, value, pad_mask)
     # In bfloat16 PyTorch's CPU kernel is slower than the formula for few queries, 2 to
     # 12 times for one. From 1,024 on it is faster, and builds no matrix of scores.
     by_formula = is_cpu and query.dtype == torch.bfloat16 and l < 1024

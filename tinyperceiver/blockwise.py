@@ -16,62 +16,47 @@ BLOCK = 128  # queries
 
 
 def attend_blockwise(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pad_mask: Tensor | None = None,
-    dropout: float = 0.0,
+    query: Tensor, key: Tensor, value: Tensor, pad_mask: Tensor | None = None
 ) -> Tensor:
-    """What `attention.attend` gives, with a faster backward pass.
+    """What `attention.attend` gives, without dropout and with a faster backward pass.
 
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
     """
-    return _BlockwiseAttention.apply(query, key, value, pad_mask, dropout)
+    return _BlockwiseAttention.apply(query, key, value, pad_mask)
 
 
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, pad_mask, dropout):
+    def forward(ctx, query, key, value, pad_mask):
         B, H, l, d = query.shape
         n = key.size(2)
         # Heads as rows of the batch: one product for all.
         q = (query * d**-0.5).reshape(B * H, l, d)
-        k, v = key.reshape(B * H, n, d), value.reshape(B * H, n, -1)
-        heads, weights, kept = v.new_empty(B * H, l, v.size(-1)), [], []
+        k, v = key.reshape(B * H, n, d), value.reshape(B * H, n, d)
+        heads, weights = torch.empty_like(q), []
         for start in range(0, l, BLOCK):
             end = min(start + BLOCK, l)
             seen = n - l + end  # keys that the last query of the block sees
             bias = _bias(q, end - start, seen, pad_mask, H)
             scores = torch.baddbmm(bias, q[:, start:end], k[:, :seen].mT)
-            w = scores.softmax(-1)  # (B * H, block, seen)
-            weights.append(w)
-            if dropout:
-                keep = torch.empty_like(w, dtype=torch.bool).bernoulli_(1 - dropout)
-                kept.append(keep)
-                w = w * keep / (1 - dropout)
-            heads[:, start:end] = w @ v[:, :seen]
-        ctx.save_for_backward(q, k, v, *weights, *kept)
-        ctx.dropout = dropout
-        return heads.view(B, H, l, -1)
+            weights.append(scores.softmax(-1))  # (B * H, block, seen)
+            heads[:, start:end] = weights[-1] @ v[:, :seen]
+        ctx.save_for_backward(q, k, v, *weights)
+        return heads.view(B, H, l, d)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        q, k, v, *rest = ctx.saved_tensors
-        B, H, l, _ = grad.shape
-        n, d = k.shape[1:]
-        grad = grad.reshape(B * H, l, -1)
+        q, k, v, *weights = ctx.saved_tensors
+        B, H, l, d = grad.shape
+        n = k.size(1)
+        grad = grad.reshape(B * H, l, d)
         grad_q = torch.empty_like(q)
         grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
-        starts = range(0, l, BLOCK)
-        for i, start in enumerate(starts):
-            w = dropped = rest[i]
+        for start, w in zip(range(0, l, BLOCK), weights, strict=True):
             block, seen = slice(start, start + w.size(1)), w.size(2)
+            grad_v[:, :seen].baddbmm_(w.mT, grad[:, block])
             grad_w = grad[:, block] @ v[:, :seen].mT
-            if ctx.dropout:
-                share = rest[len(starts) + i].to(w.dtype) / (1 - ctx.dropout)
-                dropped, grad_w = w * share, grad_w * share
-            grad_v[:, :seen].baddbmm_(dropped.mT, grad[:, block])
             # Of the softmax: w * (grad_w - (w * grad_w).sum(-1, keepdim=True)).
             grad_scores = torch._softmax_backward_data(grad_w, w, -1, w.dtype)
             grad_q[:, block] = grad_scores @ k[:, :seen]
@@ -79,8 +64,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         return (
             (grad_q * d**-0.5).view(B, H, l, d),
             grad_k.view(B, H, n, d),
-            grad_v.view(B, H, n, -1),
-            None,
+            grad_v.view(B, H, n, d),
             None,
         )
 

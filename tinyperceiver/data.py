@@ -24,6 +24,7 @@ __all__ = ["Batch", "DataError", "TokenFile", "Windows", "fixed_windows", "trans
 
 END = -1  # stands after each piece of a token file
 IGNORED = -100  # a target that no loss is taken of, as PyTorch has it
+CHUNK = 1 << 20  # tokens looked through at a time
 PIANO = 21, 108  # lowest and highest MIDI pitch of a piano
 
 
@@ -63,7 +64,9 @@ class TokenFile:
             raise DataError(
                 f"{self.path} does not end with {END}: it is cut off; prepare it again"
             )
-        ends = np.flatnonzero(self.tokens == END)
+        parts = range(0, len(self.tokens), CHUNK)
+        ends = [np.flatnonzero(self.tokens[i : i + CHUNK] == END) + i for i in parts]
+        ends = np.concatenate(ends)
         self.starts = np.concatenate(([0], ends[:-1] + 1))  # of each piece
         self.lengths = ends - self.starts  # in tokens
 
@@ -111,9 +114,9 @@ class Windows(Dataset):
     and a run that was killed finds its data again.
 
     All rows of a step have one prefix length, drawn from 0 ... max_prefix_len. Every
-    place of the data is as likely as any other. A piece too short for the window is
-    padded on the left, where the model looks away from padding; one too short for the
-    latents on the right, too, where it hides behind the causal mask.
+    place where a window fits is as likely as any other. A piece too short for it counts
+    as one place. It is padded on the left, where the model looks away from padding; one
+    too short for the latents on the right, too, where it hides behind the causal mask.
 
     Args:
         data: pieces to draw from.
@@ -162,7 +165,7 @@ class Windows(Dataset):
             place = rng.integers(places[-1])
             piece = int(np.searchsorted(places, place, side="right"))
             start = place - (places[piece - 1] if piece else 0)
-            # Shortened time may need fewer tokens.
+            # Shortened time may need fewer tokens; hardly ever an eighth fewer.
             reach = n + 1 + (n // 8 if self.stretch else 0)
             window = self.data[piece][start : start + reach].astype(np.int64)
             if self.transpose or self.stretch:
@@ -192,8 +195,8 @@ def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:
     """Move token ids, (length,), by `semitones`, and multiply their time by `factor`.
 
     Notes that would leave the keys of a piano keep all of them from moving so far. Time
-    is rounded where events stand, not between them, so that errors do not add up; the
-    number of tokens may change with it.
+    is rounded where events stand, not between them, so that errors do not add up. The
+    number of tokens may change with it, and waits after the last event are left off.
     """
     tokens = tokens.copy()
     is_key = tokens < TIME_SHIFT

@@ -162,13 +162,41 @@ class TrainingConfig:
             raise ValueError(f"this is no training configuration: {error}") from error
 
 
-# Name -> run. "released" is what was published of the training of the released model.
+# Name -> run. "released" is what was published of the training of the released model,
+# "tiny" the run whose checkpoint ships with the package: see book/runs.
 RUNS = {
     "released": TrainingConfig(
         model=PRESETS["released"],
         stages=(
             Stage(steps=20_000, num_latents=2048, max_prefix_len=4096, batch_size=32),
         ),
+    ),
+    "tiny": TrainingConfig(
+        model=PerceiverConfig(
+            max_seq_len=2048,
+            max_latents=1024,
+            num_channels=256,
+            num_heads=4,
+            num_self_attention_layers=5,
+            cross_attention_dropout=0.0,
+            post_attention_dropout=0.0,
+            residual_dropout=0.0,
+        ),
+        # 4,096 targets a step. Many cheap steps first: attention costs less on short
+        # windows, and there is enough to learn from them.
+        stages=(
+            Stage(steps=2000, num_latents=256, max_prefix_len=0, batch_size=16),
+            Stage(steps=4000, num_latents=256, max_prefix_len=256, batch_size=16),
+            Stage(steps=3000, num_latents=512, max_prefix_len=512, batch_size=8),
+            Stage(steps=2000, num_latents=1024, max_prefix_len=1024, batch_size=4),
+        ),
+        learning_rate=1.5e-3,
+        weight_decay=0.05,
+        betas=(0.9, 0.98),
+        max_norm=1.0,
+        precision="bf16-mixed",
+        validate_every=500,
+        save_every=250,
     ),
 }
 
@@ -322,9 +350,9 @@ def train(
     state |= {"best": math.inf, "window": (0, 0)}
     _load_state(fabric, state, out)
 
-    journal = _Journal(fabric, out, config.steps, state["step"])
     last = min(config.steps, stop_after or config.steps)
     steps = range(state["step"], last)
+    journal = _Journal(fabric, out, steps)
     with journal, _explained(state, out, rows_at_once, config):
         for step, batches in _batches(config, fabric, train_data, steps, rows_at_once):
             for group in optimizer.param_groups:
@@ -588,18 +616,20 @@ class _Journal:
     What LOG says depends on the run alone; the speed of this machine stands in SPEED.
     """
 
-    def __init__(self, fabric: "Fabric", out: Path, steps: int, step: int) -> None:
+    def __init__(self, fabric: "Fabric", out: Path, steps: range) -> None:
         self.out = out
         self.is_open = fabric.is_global_zero
         if not self.is_open:
             return
-        self._forget_after(step)
+        self._forget_after(steps.start)
         self.board = None
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(out / "tensorboard", purge_step=step + 1)
-        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
+            self.board = SummaryWriter(out / "tensorboard", purge_step=steps.start + 1)
+        self.bar = tqdm(
+            total=steps.stop, initial=steps.start, unit="step", dynamic_ncols=True
+        )
         self.begin, self.tokens = time.monotonic(), 0
 
     def _forget_after(self, step: int) -> None:
