@@ -312,10 +312,12 @@ def train(
         config: what to train, on which windows, for how long.
         data: folder with train.bin and valid.bin, from `tinyperceiver prepare`.
         out: folder of the run. One that was stopped goes on from its last save, and
-            ends, on a CPU, in the same bits as if nothing had happened.
+            ends, on the same CPUs with the same options, in the same bits as if
+            nothing had happened.
         fabric: where to run, from `make_fabric`; by default the best device there is.
         rows_at_once: windows that a process computes together; a step's batch_size is
             shared out among processes, and gone through in as many turns as it takes.
+            The result is the same but for rounding, and for what dropout draws.
         checkpoint_activations: compute activations twice instead of keeping them.
         compile: let torch.compile make faster code of the layers after the hybrid one;
             needs a compiler.
