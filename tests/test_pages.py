@@ -9,6 +9,7 @@ import html.parser
 import http.server
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
@@ -64,7 +65,11 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
         answer = self.page.goto(f"{origin}/{name}.html", wait_until="load")
         assert answer.ok, f"{name}.html: HTTP {answer.status}"
-        self.page.wait_for_load_state("networkidle")
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        # A player may keep its stream open: then five seconds show what a page asks for.
+        with suppress(PlaywrightTimeout):
+            self.page.wait_for_load_state("networkidle", timeout=5000)
         self.page.evaluate("window.MathJax?.startup?.promise")
 
     def _on_console(self, message) -> None:

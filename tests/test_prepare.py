@@ -241,7 +241,7 @@ def test_killed_workers_are_survived(source, tmp_path):
     killed = []
 
     def kill() -> None:
-        while not done.wait(rng.uniform(0.3, 0.8)) and len(killed) < 4:
+        while not done.wait(rng.uniform(0.05, 0.35)) and len(killed) < 4:
             for child in multiprocessing.active_children()[:1]:
                 child.kill()
                 killed.append(child.pid)
