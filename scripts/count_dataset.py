@@ -20,7 +20,7 @@ import numpy as np
 
 from tinyperceiver.archive import list_pieces, open_source, read_piece
 from tinyperceiver.data import TokenFile, Windows
-from tinyperceiver.download import sha256_of
+from tinyperceiver.files import sha256_of
 from tinyperceiver.ngrams import NGramModel
 from tinyperceiver.reader import read_performance
 from tinyperceiver.tokenizer import (

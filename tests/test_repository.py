@@ -17,7 +17,7 @@ OWNER_AND_NAME = ADDRESS.removeprefix("https://github.com/")
 
 # In the order of the chapters: a module may import those before it, and none after it.
 ORDER = (
-    "midi pedal tokenizer performance ngrams rotary blockwise attention model generation "
+    "files midi pedal tokenizer performance ngrams rotary blockwise attention model generation "
     "checkpoints data training pieces audio pipeline reader archive download units prepare cli"
 )
 

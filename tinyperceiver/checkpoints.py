@@ -11,7 +11,6 @@ A pickled file can run code when it is read. It is only ever read with
 `weights_only=True`.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tinyperceiver.files import sha256_of
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
 
 __all__ = [
@@ -506,14 +506,10 @@ def _reason(error: Exception) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error
-    return digest.hexdigest()
 
 
 def _fetch_from_hub(name: str, revision: str | None, options: dict) -> Path:

@@ -4,11 +4,12 @@ import io
 import os
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tinyperceiver.files import whole_file
 
 app = typer.Typer(
     name="tinyperceiver",
@@ -459,7 +460,8 @@ def _check_writable(path: Path, endings: set[str]) -> None:
 def _write_midi(path: Path, music) -> None:
     buffer = io.BytesIO()
     music.write(buffer)
-    _write_whole(path, buffer.getvalue())
+    with whole_file(path) as file:
+        file.write(buffer.getvalue())
 
 
 def _write_sound(path: Path, music, soundfont: Path | None) -> None:
@@ -469,26 +471,8 @@ def _write_sound(path: Path, music, soundfont: Path | None) -> None:
         data = mp3_bytes(render(music, 22_050, soundfont))
     else:
         data = wav_bytes(render(music, soundfont=soundfont))
-    _write_whole(path, data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file or leave what was there: no one finds half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def main() -> None:

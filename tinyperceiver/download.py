@@ -1,6 +1,5 @@
 """Fetch a large file over HTTP, so that what arrived is never fetched twice."""
 
-import hashlib
 import json
 import os
 import re
@@ -10,7 +9,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-__all__ = ["DownloadError", "download", "sha256_of"]
+from tinyperceiver.files import sha256_of
+
+__all__ = ["DownloadError", "download"]
 
 MAX_BYTES = 100_000_000_000
 # Answers of a server that may come out otherwise a little later.
@@ -19,15 +20,6 @@ PASSING = {408, 416, 425, 429}
 
 class DownloadError(ValueError):
     """A file could not be fetched whole; says which, why, and what to do."""
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def download(

@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tinyperceiver.archive import ArchiveError, Piece, list_pieces, open_source
-from tinyperceiver.download import download, sha256_of
+from tinyperceiver.download import download
+from tinyperceiver.files import sha256_of, whole_file
 from tinyperceiver.reader import read_performance
 from tinyperceiver.tokenizer import STEPS_PER_SECOND, encode_midi
 from tinyperceiver.units import (
@@ -31,7 +32,6 @@ from tinyperceiver.units import (
     read_unit,
     tokenize_units,
     unit_is_whole,
-    whole_file,
 )
 
 __all__ = ["GIANTMIDI_URL", "encode_file", "prepare_giantmidi"]

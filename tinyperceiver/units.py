@@ -24,11 +24,11 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from tinyperceiver.archive import ArchiveError, Piece, Source, open_source, read_piece
+from tinyperceiver.files import whole_file
 from tinyperceiver.tokenizer import NOTE_OFF, TIME_SHIFT, VELOCITY
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "tokenize_files",
     "tokenize_units",
     "unit_is_whole",
-    "whole_file",
 ]
 
 SEPARATOR, TOKEN_TYPE = -1, np.dtype("<i2")
@@ -58,21 +57,6 @@ File = tuple[str, bytes, str | None]
 Result = tuple[list[dict], bytes]
 Unit = list[Piece]
 Encode = Callable[[bytes], list[int]]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when it is complete, or never."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def tokenize_files(files: list[File], encode: Encode, seconds: float) -> Result:
