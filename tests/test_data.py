@@ -226,6 +226,26 @@ def test_stretching_rounds_where_events_stand(tokens, factor):
     assert before.tolist() == after.tolist()
     assert np.abs(moved - time * factor).max(initial=0) <= 0.5
 
+    # Of the wait at the end, which may go on behind the window, nothing but whole seconds.
+    last = np.flatnonzero((stretched < 256) | (stretched >= 356)).max(initial=-1)
+    total = (tokens[(tokens >= 256) & (tokens < 356)] - TIME_SHIFT + 1).sum()
+    if factor != 1:
+        assert (stretched[last + 1 :] == 355).all()
+        wait = round(total * factor) - moved[-1] if len(moved) else round(total * factor)
+        assert len(stretched) - last - 1 == wait // 100
+
+
+def test_stretched_silence_stays_long_enough_to_learn_from(tmp_path):
+    """A window can be all silence: three minutes of it, or five short waits in a row."""
+    silence = write(tmp_path / "silence.bin", [[60, *[355] * 180, 188]])
+    windows = Windows(silence, 64, 64, stretch=0.05)
+    for step in range(50):
+        assert (windows[step, range(4)].targets != IGNORED).any(axis=1).all()
+    short = write(tmp_path / "short.bin", [[256] * 5])
+    for step in range(20):
+        batch = Windows(short, 4, 0, stretch=0.05)[step, range(1)]
+        assert set(batch.tokens.unique().tolist()) <= {PAD, 256, 355}
+
 
 def test_a_window_may_be_transformed_and_is_still_music(data_folder_tokens):
     windows = Windows(data_folder_tokens, 32, 32, transpose=6, stretch=0.1)

@@ -176,7 +176,7 @@ class Windows(Dataset):
                 )[: n + 1]
             # Latents come first: what is too short has less prefix, then fewer latents.
             num_pads[i] = pads = min(n + 1 - len(window), prefix_len)
-            tokens[i, pads : pads + len(window) - 1] = window[:-1]
+            tokens[i, pads : pads + len(window[:-1])] = window[:-1]
             after = window[1 + prefix_len - pads :]
             targets[i, : len(after)] = after
         pad_mask = np.arange(n) < num_pads[:, None]
@@ -195,8 +195,10 @@ def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:
     """Move token ids, (length,), by `semitones`, and multiply their time by `factor`.
 
     Notes that would leave the keys of a piano keep all of them from moving so far. Time
-    is rounded where events stand, not between them, so that errors do not add up. The
-    number of tokens may change with it, and waits after the last event are left off.
+    is rounded where events stand, not between them, so that errors do not add up.
+
+    A factor other than 1 may change the number of tokens. Of a wait after the last
+    event, which the end of the window may have cut, only whole seconds are kept.
     """
     tokens = tokens.copy()
     is_key = tokens < TIME_SHIFT
@@ -205,18 +207,20 @@ def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:
         lowest = min(PIANO[0] - pitch.min(), 0)
         highest = max(PIANO[1] - pitch.max(), 0)
         tokens[is_key] += np.clip(semitones, lowest, highest)
-    if factor == 1:
+    if factor == 1 or not len(tokens):
         return tokens
     is_shift = (tokens >= TIME_SHIFT) & (tokens < VELOCITY)
     steps = np.cumsum(np.where(is_shift, tokens - TIME_SHIFT + 1, 0))
     events = np.flatnonzero(~is_shift)
-    time = np.rint(steps[events] * factor).astype(np.int64)
+    time = np.rint(steps[np.append(events, -1)] * factor).astype(np.int64)
     longest, rest = np.divmod(np.diff(time, prepend=0), LONGEST_SHIFT)
-    after = np.cumsum(longest + (rest > 0) + 1)  # the place after each event
-    stretched = np.full(after[-1] if len(after) else 0, VELOCITY - 1)
-    stretched[after - 1] = tokens[events]
-    has_rest = rest > 0
-    stretched[(after - 2)[has_rest]] = TIME_SHIFT - 1 + rest[has_rest]
+    sizes = longest + (rest > 0) + 1
+    sizes[-1] = longest[-1]  # what stands after the last event
+    after = np.cumsum(sizes)  # the place after each event
+    stretched = np.full(after[-1], VELOCITY - 1)
+    stretched[after[:-1] - 1] = tokens[events]
+    has_rest = rest[:-1] > 0
+    stretched[(after[:-1] - 2)[has_rest]] = TIME_SHIFT - 1 + rest[:-1][has_rest]
     return stretched
 
 
