@@ -18,7 +18,7 @@ from tinyperceiver.tokenizer import NUM_EVENTS, VELOCITY
 # Write `pieces_of(tokens)`. It gets what stands in a token file, an int16 array `(N,)`: the ids
 # of a piece, then -1, the ids of the next, then -1, and so on; each piece has at least one token. It
 # returns a list of arrays, the ids of each piece without the -1. The file may be large: no Python
-# loop over its tokens (one over its pieces is fine).
+# loop over its tokens, nor a list of them (a loop over its pieces is fine).
 # %% stub
 def pieces_of(tokens):
     pass  # your code
@@ -78,6 +78,22 @@ def pieces_of(tokens):
         else:
             pieces[-1].append(token)
     return [np.array(piece) for piece in pieces[:-1]]
+
+
+# %% mistake: you make a Python list of all
+def pieces_of(tokens):
+    ids, pieces, start = tokens.tolist(), [], 0
+    while start < len(ids):
+        end = ids.index(-1, start)
+        pieces.append(np.array(ids[start:end]))
+        start = end + 1
+    return pieces
+
+
+# %% mistake: a token id is an integer
+def pieces_of(tokens):
+    parts = np.split(tokens.astype(float), np.flatnonzero(tokens == -1))
+    return [parts[0], *(part[1:] for part in parts[1:-1])]
 
 
 # %% mistake: not a generator
@@ -184,6 +200,52 @@ def held_out(files, share):
     return {name for name, data in files.items() if place(data) < share}
 
 
+# %% mistake: at a share of 0.15 some are trained on
+def held_out(files, share):
+    def number(data):
+        return int(hashlib.sha256(data).hexdigest(), 16)
+
+    return {name for name, data in files.items() if number(data) % int(1 / share) == 0}
+
+
+# %% mistake: the name of a copy has a say
+def held_out(files, share):
+    first = {}
+    for name in sorted(files):
+        first.setdefault(files[name], name)
+
+    def place(name):
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+    return {name for name, data in files.items() if place(first[data]) < share}
+
+
+# %% mistake: and on the other beside a copy
+def held_out(files, share):
+    last = {data: name for name, data in sorted(files.items())}
+
+    def place(name):
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+    return {name for name, data in files.items() if place(last[data]) < share}
+
+
+# %% mistake: at a share of 0.7
+def held_out(files, share):
+    def place(data):
+        return int(hashlib.sha256(data).hexdigest()[0], 16) / 16
+
+    return {name for name, data in files.items() if place(data) < share}
+
+
+# %% mistake: not b'
+def held_out(files, share):
+    def place(data):
+        return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
+
+    return {data for data in files.values() if place(data) < share}
+
+
 # %% mistake: a set of names, not a list
 def held_out(files, share):
     def place(data):
@@ -250,10 +312,44 @@ def where(number, lengths, n):
 
 # %% mistake: one of the windows before it is not counted
 def where(number, lengths, n):
-    room = np.maximum(np.array(lengths) - n - 1, 0)
-    ends = np.append(np.cumsum(room), 10**6)
+    for piece, length in enumerate(lengths):
+        room = max(length - n - 1, 0)
+        if number < room:
+            return piece, number
+        number -= room
+
+
+# %% mistake: you return nothing
+def where(number, lengths, n):
+    ends = np.append(0, np.cumsum(np.maximum(np.array(lengths) - n, 0)))
+    for piece in range(len(lengths) - 1):
+        if number < ends[piece + 1]:
+            return piece, int(number - ends[piece])
+
+
+# %% mistake: not fewer than none
+def where(number, lengths, n):
+    for piece, length in enumerate(lengths):
+        if number < length - n:
+            return piece, number
+        number -= length - n
+
+
+# %% mistake: the other way round
+def where(number, lengths, n):
+    for piece, length in enumerate(lengths):
+        room = max(length - n, 0)
+        if number < room:
+            return number, piece
+        number -= room
+
+
+# %% mistake: a tuple of two integers
+def where(number, lengths, n):
+    room = np.maximum(np.array(lengths) - n, 0)
+    ends = np.cumsum(room)
     piece = int(np.searchsorted(ends, number, side="right"))
-    return piece, int(number - (ends[piece - 1] if piece else 0))
+    return np.array([piece, number - (ends[piece] - room[piece])])
 
 
 # %% rows_of_step: The same rows, whoever draws them
@@ -367,14 +463,60 @@ def rows_of_step(seed, step, rows, num_places):
     ]
 
 
+# %% mistake: in another process
+def rows_of_step(seed, step, rows, num_places):
+    return [hash(f"{seed},{step},{row}") % num_places for row in rows]
+
+
+# %% mistake: rows 0 and 1 of a step: where the one falls
+def rows_of_step(seed, step, rows, num_places):
+    first = int(np.random.default_rng((seed, step)).integers(num_places))
+    return [(first + row) % num_places for row in rows]
+
+
+# %% mistake: rows 0 and 1
+def rows_of_step(seed, step, rows, num_places):
+    first = int(np.random.default_rng((seed, step, 7)).integers(num_places))
+    return [(first + row * num_places // 64) % num_places for row in rows]
+
+
+# %% mistake: rows 0 and 1
+def rows_of_step(seed, step, rows, num_places):
+    first = int(np.random.default_rng((step, seed)).integers(num_places))
+    return [first * (row + 1) % num_places for row in rows]
+
+
+# %% mistake: the same row of seeds 0 and 1
+def rows_of_step(seed, step, rows, num_places):
+    rngs = [np.random.default_rng((step, row)) for row in rows]
+    return [int(rng.integers(num_places) + seed) % num_places for rng in rngs]
+
+
+# %% mistake: the same row of steps 0 and 1
+def rows_of_step(seed, step, rows, num_places):
+    rngs = [np.random.default_rng((seed, row)) for row in rows]
+    return [int(rng.integers(num_places) + 7919 * step) % num_places for rng in rngs]
+
+
+# %% mistake: no chance
+def rows_of_step(seed, step, rows, num_places):
+    return [(seed * 7919 + step * 104729 + row * 1299709) % num_places for row in rows]
+
+
+# %% mistake: a list of integers
+def rows_of_step(seed, step, rows, num_places):
+    rngs = [np.random.default_rng((seed, step, row)) for row in rows]
+    return [rng.integers(0, num_places, 1) for rng in rngs]
+
+
 # %% vary_touch: Open: another touch
 # Write a third augmentation,
 # `vary_touch(tokens, rng)`: the same notes at the same times, played louder or softer. It gets token
 # ids, an integer array `(length,)`, and a NumPy generator, its only source of chance; it returns an
-# array of as many ids. All velocity tokens of a window move by as many ids, so that the contrast
+# array of the same length. All velocity tokens of a window move by the same number of ids, so that the contrast
 # stays: by 8 at most, up or down (how far, you choose), and less far where one would leave the range.
 # It ends at 357: id 356 is velocity 0, and in MIDI that lets go of a key (chapter 1). No window here
-# has 356; one may have no velocity token at all.
+# has 356, or an id above 387; one may have no velocity token at all.
 # %% stub
 def vary_touch(tokens, rng):
     pass  # your code

@@ -1,10 +1,12 @@
 """What chapter 8 needs beside the data module: recorded counts, pictures, checkers."""
 
+import builtins
 import html
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 
@@ -411,7 +413,10 @@ class _NoLoop(np.ndarray):
         raise Mistake(LOOP)
 
     def tolist(self) -> None:
-        raise Mistake(LOOP)
+        raise Mistake(
+            "of a file of 60,000 tokens you make a Python list of all: many times the "
+            "memory, and a step for each token. Let NumPy find all -1 at once."
+        )
 
     def __getitem__(self, key):
         found = np.asarray(self)[key]
@@ -455,6 +460,10 @@ def check_pieces_of(pieces_of: Callable) -> str:
                 raise Mistake(
                     f"piece {i} has {np.ndim(piece)} dimensions; each should be an array "
                     "of one, its token ids."
+                )
+            if piece.dtype.kind not in "iu":
+                raise Mistake(
+                    f"piece {i} is of {piece.dtype}, and a token id is an integer."
                 )
         found = [[int(token) for token in piece] for piece in found]
         where = f"of {tokens.tolist()} you made {found}"
@@ -516,9 +525,8 @@ def check_held_out(held_out: Callable) -> str:
             kind = type(found).__name__
             raise Mistake(f"held_out should return a set of names, not a {kind}.")
         if not found <= set(files):
-            raise Mistake(
-                f"{next(iter(found - set(files)))!r} is held out, and is no name of a file."
-            )
+            stray = repr(min(found - set(files), key=repr))[:30]
+            raise Mistake(f"you hold out the name of a file, not {stray}….")
         return found
 
     found = ask(files, 0.1)
@@ -564,19 +572,34 @@ def check_held_out(held_out: Callable) -> str:
                 "Whether a file is held out should depend on its own bytes, and on no other "
                 "file."
             )
+    for rest in (files, copies):  # of each pair one name is withdrawn
+        moved = ask(rest, 0.1) ^ (both & set(rest))
+        if moved:
+            raise Mistake(
+                f"{min(moved)!r} stands on one side alone, and on the other beside a copy "
+                f"({len(moved)} of {len(rest):,} do so): the name of a copy has a say. Only "
+                "the bytes should."
+            )
     backwards = ask(dict(reversed(files.items())), 0.1)
     if backwards != found:
         raise Mistake("the same files in another order give another split.")
-    if not found <= ask(files, 0.2):
-        raise Mistake(
-            "at a share of 0.2 some are trained on that were held out at 0.1. Compare one "
-            "number of each file with the share."
-        )
+    for smaller, larger in ((0.1, 0.15), (0.15, 0.2), (0.2, 0.3), (0.3, 0.7)):
+        if not ask(files, smaller) <= ask(files, larger):
+            raise Mistake(
+                f"at a share of {larger} some are trained on that were held out at "
+                f"{smaller}. Compare one number of each file with the share."
+            )
     none, every = ask(files, 0.0), ask(files, 1.0)
     if none or every != names:
         raise Mistake(
             f"at a share of 0, {len(none)} files are held out, at 1, {len(every):,} of "
             f"{len(files):,}. Is your number between 0 and 1?"
+        )
+    many = len(ask(files, 0.7)) / len(files)
+    if not 0.66 < many < 0.74:
+        raise Mistake(
+            f"at a share of 0.7, {many:.1%} are held out, though at 0.1 it is {part:.1%}: is "
+            "your number fine enough, and any as likely as any other?"
         )
     return f"{part:.1%} of {len(files):,} files at a share of 10 %, copies always together."
 
@@ -595,15 +618,35 @@ def check_where(where: Callable) -> str:
         right = [(p, s) for p, long in enumerate(lengths) for s in range(long - n)]
         found = []
         for number in range(len(right)):
-            pair = where(number, lengths, n)
+            try:
+                pair = where(number, lengths, n)
+            except Mistake:  # it returns nothing
+                if not asked:
+                    raise
+                break
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise Mistake(f"where should return a piece and a start, not {pair!r}.")
+                raise Mistake(
+                    "where should return a tuple of two integers, a piece and a start, not "
+                    f"{pair!r}."
+                )
             found.append((int(pair[0]), int(pair[1])))
-        asked += len(right)
+            asked += 1
         if found == right:
             continue
+        in_pieces = f"in pieces of {lengths} tokens, with n = {n},"
+        known = right[: len(found)]
+        if found == known:
+            raise Mistake(
+                f"{in_pieces} there are {len(right)} windows, numbered from 0, and of number "
+                f"{len(found)} you return nothing. Does your count miss a window, or a piece?"
+            )
+        if found == [(start, piece) for piece, start in known]:
+            raise Mistake(
+                f"{in_pieces} you say {found[-1]} of number {len(found) - 1}: a start and a "
+                "piece. It should be the other way round."
+            )
         wrong = [
-            pair for pair, wanted in zip(found, right, strict=True) if pair != wanted
+            pair for pair, wanted in zip(found, known, strict=True) if pair != wanted
         ]
         at_ends = len(wrong) < len(lengths) and all(
             0 <= piece < len(lengths) and start == max(lengths[piece] - n, 0)
@@ -611,12 +654,12 @@ def check_where(where: Callable) -> str:
         )
         if at_ends:
             raise Mistake(
-                f"in pieces of {lengths} tokens, with n = {n}, all windows are right but the "
-                f"first ones of a piece: {wrong[0]} is still in the piece before. Where "
-                "`searchsorted` finds an equal number, which side do you want?"
+                f"{in_pieces} all windows are right but the first ones of a piece: "
+                f"{wrong[0]} is still in the piece before. Where `searchsorted` finds an "
+                "equal number, which side do you want?"
             )
         for number, ((piece, start), wanted) in enumerate(
-            zip(found, right, strict=True)
+            zip(found, known, strict=True)
         ):
             if (piece, start) == wanted:
                 continue
@@ -637,6 +680,12 @@ def check_where(where: Callable) -> str:
                 )
             if start + n > lengths[piece]:
                 raise Mistake(f"{says}: the window reaches beyond its piece.")
+            lacking = sum(max(n - long, 0) for long in lengths[:piece])
+            if piece == wanted[0] and start == wanted[1] + lacking > wanted[1]:
+                raise Mistake(
+                    f"{says}: a piece before it, with fewer than {n} tokens, has no window, "
+                    "and not fewer than none."
+                )
             if (piece, start) > wanted:
                 raise Mistake(
                     f"{says}: one of the windows before it is not counted. How many has a "
@@ -653,6 +702,12 @@ def check_rows_of_step(rows_of_step: Callable) -> str:
         if len(found) != len(rows):
             raise Mistake(f"{len(rows)} rows were asked for, and {len(found)} came.")
         for place in found:
+            if np.ndim(place) or isinstance(place, str):
+                kind = type(place).__name__
+                raise Mistake(
+                    f"rows_of_step should return a list of integers, and yours holds a "
+                    f"{kind}, {place!r}."
+                )
             if int(place) != place or not 0 <= place < most:
                 raise Mistake(f"{place} is none of the places 0 ... {most - 1}.")
         return [int(place) for place in found]
@@ -662,6 +717,13 @@ def check_rows_of_step(rows_of_step: Callable) -> str:
         raise Mistake(
             "the same seed, step and rows give other places the second time: something "
             "else has a say. A generator that goes on from call to call?"
+        )
+    with patch.object(builtins, "hash", _salted_hash):
+        elsewhere = ask(0, 5, range(8))
+    if elsewhere != whole:
+        raise Mistake(
+            f"one process draws {whole}, and the same rows in another process would be "
+            f"{elsewhere}. Python's `hash` of text is salted."
         )
     if len(set(whole)) == 1:
         raise Mistake("all rows of a step get the same place: the row has no say.")
@@ -707,12 +769,58 @@ def check_rows_of_step(rows_of_step: Callable) -> str:
         raise Mistake(
             f"of 3 places, 0, 1 and 2, only {sorted(set(few))} are drawn in 40 steps."
         )
+    bound = _bound_places(ask)
+    if len(bound) == 3:
+        raise Mistake(
+            "from one place follow those of the next row, the next step and the next seed: "
+            "that is arithmetic, and no chance."
+        )
+    for pair, (place, follower) in bound.items():
+        raise Mistake(
+            f"of 10 places, {pair}: where the one falls, the other follows. If it is "
+            f"{place}, the other is {follower}. Draw each for itself."
+        )
     spread = np.histogram(grid, 4, (0, 10_000))[0] / grid.size
     if spread.min() < 0.12:
         raise Mistake(
             f"the quarters of the places get {np.round(spread, 2).tolist()} of the draws."
         )
     return f"{grid.size} places drawn, {len(np.unique(grid))} of them different."
+
+
+def _salted_hash(thing: object, real: Callable = hash) -> int:
+    """What `hash` may give in another process: of text, something else."""
+    parts = thing if isinstance(thing, tuple) else (thing,)
+    has_text = any(isinstance(part, str | bytes) for part in parts)
+    return real(("salt", thing)) if has_text else real(thing)
+
+
+def _bound_places(ask: Callable) -> dict[str, tuple[int, int]]:
+    """Which draws follow from others: what -> a place of 0 ... 9, and what follows."""
+    draws = {
+        "rows 0 and 1 of a step": [
+            ask(seed, step, range(2), 10) for seed in range(16) for step in range(16)
+        ],
+        "the same row of steps 0 and 1": [
+            pair
+            for seed in range(32)
+            for pair in zip(*(ask(seed, i, range(8), 10) for i in (0, 1)), strict=True)
+        ],
+        "the same row of seeds 0 and 1": [
+            pair
+            for step in range(32)
+            for pair in zip(*(ask(i, step, range(8), 10) for i in (0, 1)), strict=True)
+        ],
+    }
+    bound = {}
+    for what, pairs in draws.items():
+        counts = np.zeros((10, 10), dtype=int)
+        np.add.at(counts, tuple(np.transpose(pairs)), 1)
+        # By chance the most frequent of ten followers has a quarter of the draws.
+        if counts.max(axis=1).sum() > len(pairs) / 2:
+            place = int(counts.max(axis=1).argmax())
+            bound[what] = place, int(counts[place].argmax())
+    return bound
 
 
 def _pairs_to_tell_apart() -> list[tuple[tuple[int, int, int], ...]]:
