@@ -2,9 +2,9 @@
 
     python scripts/count_ngrams.py train.bin valid.bin
 
-The files hold little-endian int16 token ids, -1 after each piece, as for `train_tiny.py`. It writes
-`results.json` and `bigrams.npz` into `tinyperceiver/assets/ngrams`. Held out is measured twice: on
-all of valid, and on the 512 windows on which `train_tiny.py` measures, over the same targets.
+The files are those of `tinyperceiver prepare`. It writes `results.json` and `bigrams.npz` into
+`tinyperceiver/assets/ngrams`. Held out is measured twice: on all of valid, and, as networks are, on
+the last tokens of 512 fixed windows.
 """
 
 import argparse
@@ -14,26 +14,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-from train_tiny import read_pieces
 
+from tinyperceiver.data import TokenFile, fixed_windows
 from tinyperceiver.ngrams import NGramModel, ngram_keys
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY, encode_midi
 
 OUT = Path(__file__).resolve().parent.parent / "tinyperceiver" / "assets" / "ngrams"
 ORDERS = range(1, 7)
-WINDOW, TARGETS, WINDOWS = 1024, 512, 512  # as in train_tiny.held_out, for the preset "tiny"
+CONTEXT, TARGETS, WINDOWS = 512, 512, 512  # of a window: tokens before the targets, targets
 TRAIN_STEP = 20  # nats on the training data: every so many recordings
 SAMPLE = 400  # tokens
 KINDS = {"note on": 0, "note off": NOTE_OFF, "time shift": TIME_SHIFT, "velocity": VELOCITY}
-
-
-def fixed_windows(pieces: list[np.ndarray]) -> list[np.ndarray]:
-    """Those of `train_tiny.held_out`: 1,025 tokens each, of which the last 512 are targets."""
-    pieces = [piece for piece in pieces if len(piece) > WINDOW]
-    places = [(piece, s) for piece in pieces for s in range(0, len(piece) - WINDOW, TARGETS)]
-    chosen = [places[i * len(places) // WINDOWS] for i in range(WINDOWS)]
-    return [piece[s : s + WINDOW + 1] for piece, s in chosen]
 
 
 def nats_by_kind(tokens: np.ndarray, nats: np.ndarray) -> dict[str, list[float]]:
@@ -66,8 +58,11 @@ def main() -> None:
     parser.add_argument("valid", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    train, valid = read_pieces(args.train, 1), read_pieces(args.valid, 1)
-    windows, held_out = fixed_windows(valid), np.concatenate(valid)
+    train, valid = TokenFile(args.train), TokenFile(args.valid)
+    fixed = fixed_windows(valid, WINDOWS, CONTEXT, TARGETS)
+    windows = np.concatenate([fixed.tokens, fixed.targets[:, -1:]], axis=1)  # (WINDOWS, 1,025)
+    train, valid = list(train), list(valid)
+    held_out = np.concatenate(valid)
     shipped = {name: encode_midi(load_piece(name)) for name in PIECES}
     corpus = as_text(np.concatenate([np.append(piece, NUM_EVENTS) for piece in train]))
 
