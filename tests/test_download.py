@@ -276,6 +276,10 @@ def test_a_dataset_from_a_server(server, tmp_path, monkeypatch):
     zipped.unlink()
     assert prepare_giantmidi(server.url, out, accept=True) == manifest
     assert len(server.requests) == 2
+    # Unless something else is asked for.
+    with pytest.raises(DownloadError, match="has the SHA-256"):
+        prepare_giantmidi(server.url, out, accept=True, sha256="0" * 64)
+    assert len(server.requests) == 3
     prepare_giantmidi(server.url, again, accept=True, workers=1, sha256=digest)
     for name in ("train.bin", "valid.bin", "manifest.json", "pieces.tsv"):
         assert bytes_of(again)[name] == bytes_of(out)[name]

@@ -1,6 +1,7 @@
 """`prepare giantmidi`: hostile zips, dying workers, kills at any moment; always the same bytes."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,8 +27,9 @@ from encoders import CRASHES, HANGS, backwards, deadly, on_a_full_disk, slow
 from test_reader import file_of, number
 from typer.testing import CliRunner
 
-from tinyperceiver import archive, cli, encode_midi, prepare, read_midi
+from tinyperceiver import archive, cli, encode_midi, prepare, read_midi, units
 from tinyperceiver.archive import ArchiveError
+from tinyperceiver.files import alone_in
 from tinyperceiver.prepare import encode_file, prepare_giantmidi
 
 ROOT = Path(__file__).parent.parent
@@ -344,8 +346,39 @@ def test_done_units_are_not_done_again(source, tmp_path, monkeypatch):
     assert bytes_of(out) == bytes_of(tmp_path / "calm")
 
 
+def test_what_is_not_its_own_stays(source, tmp_path):
+    """A folder may hold other things: its work and half-written files have names of their own."""
+    out = tmp_path / "out"
+    (out / "work-diary").mkdir(parents=True)
+    (out / "work-0123456789abcdef").mkdir()
+    for name in ("work-x", "notes.tmp", "train.bin.1.tmp"):
+        (out / name).touch()
+    run(source, out)
+    names = {path.name for path in out.iterdir()}
+    assert {"work-diary", "work-x", "notes.tmp"} <= names
+    assert not {"work-0123456789abcdef", "train.bin.1.tmp"} & names
+
+
+def test_a_disk_that_fails_once_costs_no_piece(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "folder", FILES)
+    real, count = archive._read_file, itertools.count()
+
+    def fail_once(path):
+        if next(count) == len(FILES) + 1:  # each is read once to be listed
+            raise OSError(116, "Stale file handle", str(path))
+        return real(path)
+
+    monkeypatch.setattr(archive, "_read_file", fail_once)
+    opened = archive.open_source(folder)
+    pieces = archive.list_pieces(opened)
+    assert not [piece for piece in pieces if piece.fault]
+    units._load(opened, pieces[:1])
+    with pytest.raises(OSError, match="Stale file handle"):
+        units._load(opened, pieces[1:2])
+
+
 def test_two_runs_at_once(source, tmp_path):
-    with prepare._alone_in(tmp_path), pytest.raises(RuntimeError, match="another run is at work"):
+    with alone_in(tmp_path), pytest.raises(RuntimeError, match="another run is at work"):
         run(source, tmp_path)
 
 

@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from pretty_midi import PrettyMIDI
 from torch.nn.functional import cross_entropy
 
 from tinyperceiver import PerceiverAR, PerceiverConfig, training
 from tinyperceiver.data import Batch, DataError, TokenFile, fixed_windows
+from tinyperceiver.files import alone_in
 from tinyperceiver.training import (
     RUNS,
     Stage,
@@ -368,6 +371,54 @@ def test_only_matrices_decay():
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
 
 
+SHARDED = """
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import FullyShardedDataParallel
+from tests.test_training import CONFIG, MODEL, PerceiverAR, make_optimizer
+dist.init_process_group("gloo")
+model = PerceiverAR(MODEL)
+sizes = [sum(p.numel() for p in model.parameters() if (p.ndim == 2) == is_matrix)
+    for is_matrix in (True, False)]
+model = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+assert {p.ndim for p in model.parameters()} == {1}
+groups = make_optimizer(model, CONFIG).param_groups
+here = torch.tensor([sum(p.numel() for p in group["params"]) for group in groups])
+dist.all_reduce(here)
+assert here.tolist() == sizes, (here, sizes)
+dist.destroy_process_group()
+"""
+
+
+def test_matrices_decay_in_parts_too(tmp_path):
+    """FSDP gives each process a part of each matrix, in one dimension."""
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    root = str(Path(__file__).parent.parent)
+    run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, *run, str(tmp_path / "sharded.py")], env=environment, cwd=root, check=True
+    )
+
+
+def test_float16_scales_its_gradients_and_learns_the_same():
+    """As on a GPU, but for the device: PyTorch scales on CPUs, too."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    fabric = Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    tokens = torch.randint(0, 388, (2, 24), generator=torch.Generator().manual_seed(0))
+    batch = Batch(tokens, tokens[:, 8:].roll(-1, 1), None, 8)
+    losses = []
+    for config in (PLAIN, replace(PLAIN, precision="16-mixed")):
+        torch.manual_seed(0)
+        on = fabric if config.precision == "16-mixed" else make_fabric(accelerator="cpu")
+        model = on.setup_module(PerceiverAR(config.model))
+        optimizer = on.setup_optimizers(make_optimizer(model, config))
+        steps = [training_step(on, model, optimizer, [batch], 1.0) for _ in range(10)]
+        losses.append([step.loss for step in steps])
+    assert fabric.strategy.precision.state_dict()["_growth_tracker"] == 10, "ten sound steps"
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1][-1] < losses[1][0] - 1
+
+
 def test_the_rate_rises_along_a_line_and_falls_along_a_cosine():
     config = replace(CONFIG, stages=(replace(CONFIG.stages[0], steps=103),), learning_rate=0.8)
     rates = [learning_rate_at(step, config) for step in range(103)]
@@ -456,13 +507,23 @@ def test_what_is_not_finite_stops_the_run(folder, tmp_path, uninterrupted, monke
         return loss
 
     monkeypatch.setattr(training, "sum_of_losses", spoiled)
-    message = r"step 5 is not finite \(loss .*\); the last save is in .*last\.ckpt\. Try a lower"
+    message = (
+        r"step 5 is not finite \(loss .*\); the last save is in .*last\.ckpt\. "
+        r"Try a lower learning_rate or a longer warm-up$"
+    )
     with pytest.raises(TrainingError, match=message):
         train(CONFIG, folder, out, fabric=cpu)
     assert torch.load(out / "last.ckpt", weights_only=True)["step"] == 4
     monkeypatch.undo()
     train(CONFIG, folder, out, fabric=cpu)
     assert result_of(out) == uninterrupted, "the last good checkpoint was good"
+
+
+def test_what_is_not_finite_in_16_bits_may_be_finite_in_32(folder, tmp_path):
+    wild = replace(CONFIG, precision="bf16-mixed", learning_rate=1e3, warmup_steps=0)
+    with pytest.raises(TrainingError, match=r"nothing is saved\. Try float32, a"):
+        fabric = make_fabric("bf16-mixed", accelerator="cpu")
+        train(replace(wild, validate_every=100, save_every=100), folder, tmp_path, fabric=fabric)
 
 
 def test_out_of_memory_says_what_to_lower(folder, tmp_path):
@@ -498,6 +559,63 @@ def test_another_run_is_not_continued(folder, tmp_path, cpu):
     with pytest.raises(DataError, match=r"train\.bin cannot be read"):
         train(CONFIG, tmp_path, tmp_path / "new", fabric=cpu)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_an_earlier_version_goes_on_and_a_strange_one_does_not(folder, tmp_path, cpu):
+    out = tmp_path / "run"
+    train(CONFIG, folder, out, fabric=cpu, stop_after=1)
+    path = out / "config.json"
+    run = json.loads(path.read_text())
+    plain = replace(CONFIG, num_windows=64)  # as TrainingConfig has it by itself
+    del run["config"]["num_windows"]
+    path.write_text(json.dumps(run))
+    with pytest.raises(TrainingError, match=r"holds a run with other num_windows:"):
+        train(CONFIG, folder, out, fabric=cpu, stop_after=2)
+    run["config"] |= {"num_windows": CONFIG.num_windows}
+    del run["config"]["precision"]
+    path.write_text(json.dumps(run))
+    assert plain.precision == "32-true"
+    train(CONFIG, folder, out, fabric=cpu, stop_after=2)
+    assert len(losses(out)) == 2
+    path.write_text('{"config": 3}')
+    with pytest.raises(TrainingError, match=r"config\.json is not of a run of training"):
+        train(CONFIG, folder, out, fabric=cpu)
+
+
+def test_what_would_fail_hours_later_fails_at_once(folder, tmp_path, cpu):
+    """Too little to validate on in a later stage; tokens that the model does not know."""
+    last = replace(CONFIG.stages[1], num_latents=16, max_prefix_len=400, batch_size=2)
+    long = replace(CONFIG, model=replace(MODEL, max_seq_len=500), stages=(CONFIG.stages[0], last))
+    with pytest.raises(DataError, match=r"valid\.bin has 0 windows of 417 tokens"):
+        train(long, folder, tmp_path / "run", fabric=cpu)
+    small = replace(CONFIG, model=replace(MODEL, vocab_size=300))
+    with pytest.raises(TrainingError, match=r"train\.bin holds token 370; the model knows 0"):
+        train(small, folder, tmp_path / "run", fabric=cpu)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("max_latents", [48, 40], ids=["no prefix", "a short prefix"])
+def test_models_with_little_prefix_are_heard_too(folder, tmp_path, cpu, max_latents):
+    stage = replace(CONFIG.stages[0], steps=1, max_prefix_len=0)
+    config = replace(CONFIG, model=replace(MODEL, max_latents=max_latents), stages=(stage,))
+    train(config, folder, tmp_path, fabric=cpu)
+    assert PrettyMIDI(str(tmp_path / "samples" / "step-000001.mid")).instruments
+
+
+def test_two_runs_at_once(folder, tmp_path, cpu):
+    with alone_in(tmp_path), pytest.raises(TrainingError, match="another run is at work"):
+        train(CONFIG, folder, tmp_path, fabric=cpu)
+    assert not (tmp_path / "log.jsonl").exists()
+    train(CONFIG, folder, tmp_path, fabric=cpu, stop_after=1)
+    with alone_in(tmp_path):
+        assert len(losses(tmp_path)) == 1, "a run that is over leaves the folder free"
+
+
+def test_a_machine_that_does_not_see_the_folder_is_told(folder, tmp_path, cpu, monkeypatch):
+    monkeypatch.setattr(type(cpu), "is_global_zero", False)
+    monkeypatch.setattr(type(cpu), "global_rank", 1)
+    with pytest.raises(TrainingError, match=r"process 1 does not see .*all machines must share"):
+        train(PLAIN, folder, tmp_path / "run", fabric=cpu)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(folder, tmp_path, cpu, monkeypatch):

@@ -91,7 +91,8 @@ def read_piece(source: Source, piece: Piece) -> bytes:
     """Its bytes.
 
     Raises:
-        ArchiveError: it cannot be read, or is not what was listed.
+        ArchiveError: it is damaged, or not what was listed.
+        OSError: the disk's fault, by which no piece is judged.
     """
     try:
         if isinstance(source, Path):
@@ -101,8 +102,6 @@ def read_piece(source: Source, piece: Piece) -> bytes:
                 data = member.read(piece.size + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ArchiveError(f"damaged in the zip: {error}") from error
-    except OSError as error:
-        raise ArchiveError(f"cannot be read: {error.strerror}") from error
     if len(data) != piece.size or zlib.crc32(data) != piece.crc:
         raise ArchiveError("not the bytes that were listed")
     return data

@@ -4,6 +4,7 @@ import io
 import os
 import secrets
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -311,7 +312,9 @@ def giantmidi(
         )
     skipped = manifest["skipped"]
     for piece in skipped[:10]:
-        print(f"left out: {piece['name']}: {piece['reason']}")
+        # A name in a folder may be any bytes.
+        name = piece["name"].encode("utf-8", "backslashreplace").decode()
+        print(f"left out: {name}: {piece['reason']}")
     if len(skipped) > 10:
         print(f"and {len(skipped) - 10:,} more, see {out / 'manifest.json'}")
 
@@ -385,7 +388,12 @@ def train(
     import json
     from dataclasses import replace
 
-    from tinyperceiver.training import RUNS, TrainingConfig, make_fabric
+    from tinyperceiver.training import (
+        RUNS,
+        TrainingConfig,
+        TrainingError,
+        make_fabric,
+    )
     from tinyperceiver.training import train as train_model
 
     if config in RUNS:
@@ -414,16 +422,22 @@ def train(
         num_nodes=nodes,
         strategy=strategy,
     )
-    model = train_model(
-        run,
-        data,
-        out,
-        fabric=fabric,
-        rows_at_once=rows_at_once,
-        checkpoint_activations=checkpoint_activations,
-        compile=compile,
-        stop_after=stop_after,
-    )
+    try:
+        model = train_model(
+            run,
+            data,
+            out,
+            fabric=fabric,
+            rows_at_once=rows_at_once,
+            checkpoint_activations=checkpoint_activations,
+            compile=compile,
+            stop_after=stop_after,
+        )
+    except TrainingError:
+        raise
+    except RuntimeError:  # from a GPU or the network between machines: where, and why?
+        traceback.print_exc()
+        raise
     if fabric.is_global_zero:
         print(f"{out}: {model.num_parameters:,} parameters")
 

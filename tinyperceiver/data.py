@@ -48,6 +48,8 @@ class TokenFile:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         try:
+            if not self.path.stat().st_size:
+                raise ValueError("it is empty, as if too few pieces were prepared")
             self.tokens = np.memmap(self.path, dtype="<i2", mode="r")
         except (OSError, ValueError) as error:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and folders with one writer."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["sha256_of", "whole_file"]
+__all__ = ["alone_in", "sha256_of", "whole_file"]
 
 
 @contextmanager
@@ -23,6 +23,25 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Two runs at once would overwrite each other's files.
+
+    Raises:
+        RuntimeError: another one is at work in `folder`.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except BlockingIOError as error:
+            raise RuntimeError(f"another run is at work in {folder}") from error
+        yield
 
 
 def sha256_of(path: str | os.PathLike) -> str:

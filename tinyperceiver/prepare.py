@@ -16,12 +16,12 @@ import sys
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tinyperceiver.archive import ArchiveError, Piece, list_pieces, open_source
 from tinyperceiver.download import download
-from tinyperceiver.files import sha256_of, whole_file
+from tinyperceiver.files import alone_in, sha256_of, whole_file
 from tinyperceiver.reader import read_performance
 from tinyperceiver.tokenizer import STEPS_PER_SECOND, encode_midi
 from tinyperceiver.units import (
@@ -57,6 +57,11 @@ SPLITS = ("train", "valid")
 # apart that differ by 0.01 nats a token, and little enough for the training to miss.
 VALID_SHARE = 0.02
 UNIT_FILES, UNIT_BYTES = 32, 2_000_000
+# What a run that was killed may leave.
+WORK = re.compile("work-[0-9a-f]{16}")
+HALF_WRITTEN = re.compile(
+    r"(manifest\.json|pieces\.tsv|train\.bin|valid\.bin|CONSENT\.txt)\.\d+\.tmp"
+)
 # At the end of a file's name, in the original release.
 YOUTUBE_ID = re.compile(r"(?:^|, )([\w-]{11})\.midi?$", re.IGNORECASE | re.ASCII)
 
@@ -117,13 +122,17 @@ def prepare_giantmidi(
     out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     _ask_consent(out, accept)
-    with _alone_in(out), ExitStack() as stack:
-        for rest in out.glob("*.tmp"):  # of a run that was killed
-            rest.unlink()
+    with alone_in(out), ExitStack() as stack:
+        for rest in out.iterdir():  # of a run that was killed
+            if HALF_WRITTEN.fullmatch(rest.name):
+                rest.unlink()
         is_url = re.match("https?://", str(source))
         # Once all is done, the zip may be deleted.
         is_needed = not is_url or _zip_of(source, out).exists()
-        if not is_needed and (finished := _find_result(out, url=source)):
+        wanted = {"url": source, "encode": _name_of(encode)}
+        if sha256 is not None:
+            wanted["sha256"] = sha256.lower()
+        if not is_needed and (finished := _find_result(out, **wanted)):
             return finished
         path, origin = _find_source(source, out, sha256)
         try:
@@ -144,10 +153,8 @@ def prepare_giantmidi(
         head["key"] = hashlib.sha256(listed).hexdigest()
         finished = _find_result(out, key=head["key"])
         work = out / f"work-{head['key'][:16]}"
-        for rest in out.glob(
-            "work-*"
-        ):  # of another source or other options, if not done
-            if finished or rest != work:
+        for rest in out.iterdir():  # of another source or other options, if not done
+            if WORK.fullmatch(rest.name) and (finished or rest != work):
                 shutil.rmtree(rest)
         if finished:
             return finished
@@ -195,21 +202,6 @@ def _ask_consent(out: Path, accept: bool) -> None:
             raise ValueError("without your consent nothing is fetched or read")
     with whole_file(path) as file:
         file.write(NOTICE.encode())
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Two runs at once would delete each other's files."""
-    with open(out / ".lock", "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            raise RuntimeError(f"another run is at work in {out}") from error
-        yield
 
 
 def _zip_of(url: str, out: Path) -> Path:
@@ -273,7 +265,7 @@ def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
     import tinyperceiver
 
     names = ("numpy", "mido", "pretty_midi")
-    options = {"encode": f"{encode.__module__}.{encode.__qualname__}"}
+    options = {"encode": _name_of(encode)}
     options |= {"split": "by recording" if is_flat else "by folder"}
     if is_flat:
         options["valid_share"] = VALID_SHARE
@@ -290,13 +282,18 @@ def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
     }
 
 
+def _name_of(function: Callable) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
 def _find_result(out: Path, **wanted: str) -> dict | None:
-    """The manifest, if it is of this `key` or `url`, and the files are what it says."""
+    """The manifest, if it has what is wanted, and the files are what it says."""
     try:
         manifest = json.loads((out / "manifest.json").read_bytes())
-        known = {"key": manifest["key"], "url": manifest["source"].get("url")}
+        known = manifest["source"] | manifest["options"] | {"key": manifest["key"]}
         files = [manifest["table"], *manifest["splits"].values()]
-        if wanted.items() <= known.items() and all(
+        is_wanted = manifest["format"] == FORMAT and wanted.items() <= known.items()
+        if is_wanted and all(
             sha256_of(out / file["file"]) == file["sha256"] for file in files
         ):
             print(f"{out} is whole: nothing to do")

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from tinyperceiver.data import Batch, TokenFile, Windows, fixed_windows
+from tinyperceiver.files import alone_in
 from tinyperceiver.generation import generate
 from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
 from tinyperceiver.tokenizer import decode_midi
@@ -57,7 +58,7 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Some steps of training with windows of one size."""
+    """Some steps of training with equally many latents in each window."""
 
     steps: int
     num_latents: int  # l
@@ -68,6 +69,9 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A run of training: with the data, all that its result depends on.
+
+    But for rounding, and for what dropout draws: both also depend on the device, and on
+    how the windows of a step are shared out among processes and turns.
 
     Raises:
         ValueError: a field is out of range, named with its value.
@@ -218,9 +222,13 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
 
     Only matrices decay: a norm's scale has no reason to shrink.
     """
-    parameters = list(model.parameters())
-    matrices = [p for p in parameters if p.ndim >= 2]
-    others = [p for p in parameters if p.ndim < 2]
+    matrices, others = [], []
+    for module in model.modules():
+        # By kind, not by shape: FSDP lays all parameters out in one dimension.
+        is_matrix = isinstance(module, (nn.Linear, nn.Embedding))
+        for name, parameter in module.named_parameters(recurse=False):
+            chosen = matrices if is_matrix and name == "weight" else others
+            chosen.append(parameter)
     return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": config.weight_decay},
@@ -228,7 +236,9 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         ],
         lr=config.learning_rate,
         betas=config.betas,
-        fused=True,  # all parameters in one pass over memory
+        # All parameters in one pass over memory. With float16, gradients must be scaled
+        # back before they are cut, which the fused one leaves for later.
+        fused=config.precision != "16-mixed",
     )
 
 
@@ -273,12 +283,16 @@ def training_step(
     Raises:
         FloatingPointError: loss or gradient is not finite; the weights are as before.
     """
+    # Places, not targets: no process need know how many targets the others have. A step
+    # with few targets weighs less; where pieces are long, hardly any place lacks one.
     places = sum(batch.targets.numel() for batch in batches)
     total = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     for turn, batch in enumerate(batches, start=1):
         batch = fabric.to_device(batch)
-        # Processes average their gradients once, after the last turn.
-        with fabric.no_backward_sync(model, enabled=turn < len(batches)):
+        # Processes average their gradients once, after the last turn; those that hold
+        # parts of a model (FSDP) each time, so that none needs room for all of them.
+        waits = turn < len(batches) and not _is_sharded(fabric)
+        with fabric.no_backward_sync(model, enabled=waits):
             loss = sum_of_losses(model, batch)
             fabric.backward(loss / places)
         total += torch.stack((loss.detach(), (batch.targets >= 0).sum()))
@@ -286,13 +300,13 @@ def training_step(
         model, optimizer, max_norm=max_norm, error_if_nonfinite=False
     )
     loss, tokens = fabric.all_reduce(total, reduce_op="sum").tolist()
-    # In float16 a gradient may overflow: then the scaler leaves out the step.
+    # Float16 alone has a state, its scale: overflow is expected, and the step left out.
     is_scaled = bool(fabric.strategy.precision.state_dict())
     if not math.isfinite(loss) or not (is_scaled or norm.isfinite()):
         raise FloatingPointError(f"loss {loss / tokens}, length of gradient {norm}")
     optimizer.step()
     optimizer.zero_grad()
-    return Progress(loss / tokens, norm.item(), int(tokens))
+    return Progress(loss / max(tokens, 1), norm.item(), int(tokens))
 
 
 def train(
@@ -312,8 +326,8 @@ def train(
         config: what to train, on which windows, for how long.
         data: folder with train.bin and valid.bin, from `tinyperceiver prepare`.
         out: folder of the run. One that was stopped goes on from its last save, and
-            ends, on the same CPUs with the same options, in the same bits as if
-            nothing had happened.
+            ends, on the same CPUs and threads with the same options, in the same bits
+            as if nothing had happened.
         fabric: where to run, from `make_fabric`; by default the best device there is.
         rows_at_once: windows that a process computes together; a step's batch_size is
             shared out among processes, and gone through in as many turns as it takes.
@@ -325,7 +339,8 @@ def train(
 
     Returns:
         The model as trained so far, in eval mode. At the end `out`/model holds it, and
-        `out`/best the one with the lowest held-out loss, for `from_pretrained`.
+        `out`/best the one with the lowest held-out loss in the last stage, for
+        `from_pretrained`.
 
     Raises:
         TrainingError: `out` holds another run, the loss is no longer finite, or memory
@@ -352,7 +367,7 @@ def train(
     state |= {"best": math.inf, "window": (0, 0)}
     _load_state(fabric, state, out)
 
-    last = min(config.steps, stop_after or config.steps)
+    last = config.steps if stop_after is None else min(stop_after, config.steps)
     steps = range(state["step"], last)
     journal = _Journal(fabric, out, steps)
     with journal, _explained(state, out, rows_at_once, config):
@@ -368,10 +383,10 @@ def train(
                 _validate(fabric, config, state, valid_data, out, journal, rows_at_once)
             elif (step + 1) % config.save_every == 0 or step + 1 == last:
                 _save_state(fabric, state, out)
-    model = _saved_model(config, out / STATE)
+    model = _saved_model(fabric, config, out / STATE)
     if state["step"] == config.steps and fabric.is_global_zero:
         model.save_pretrained(out / "model")
-    return model.to(fabric.device)
+    return model
 
 
 def make_fabric(
@@ -418,6 +433,8 @@ def _batches(
     for stage in config.stages:
         here = range(max(begin, steps.start), min(begin + stage.steps, steps.stop))
         begin += stage.steps
+        if not here:
+            continue
         share = stage.batch_size // fabric.world_size
         rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         turns = [rows[i : i + rows_at_once] for i in range(0, share, rows_at_once)]
@@ -474,9 +491,10 @@ def _validate(
     if is_best:
         state["best"] = held_out
         state["window"] = stage.num_latents, stage.max_prefix_len
+    # Committed last: a run killed in between measures and samples again.
     _write_state(fabric, state, out)
     if fabric.is_global_zero:
-        whole = _saved_model(config, _staged(out / STATE)).to(fabric.device)
+        whole = _saved_model(fabric, config, _staged(out / STATE))
         _write_sample(whole, data, out / "samples" / f"step-{step:06}.mid")
         if is_best:
             whole.save_pretrained(out / "best")
@@ -489,11 +507,15 @@ def _write_sample(model: PerceiverAR, data: TokenFile, path: Path) -> None:
     piece = next((p for p in data if len(p) >= SAMPLE_PROMPT), data[longest])
     prompt = torch.from_numpy(piece[:SAMPLE_PROMPT].astype("int64"))[None]
     config = model.config
+    prompt = prompt[:, : config.max_seq_len // 2]
     output = generate(
         model,
-        prompt[:, : config.max_seq_len // 2],
+        prompt,
         max_new_tokens=SAMPLE_TOKENS,
-        num_latents=min(config.max_latents, 64),
+        # What is no latent must fit into the prefix.
+        num_latents=max(
+            min(config.max_latents, 64), prompt.shape[1] - config.max_prefix_len
+        ),
         do_sample=True,
         top_p=0.95,
         generator=torch.Generator().manual_seed(0),
@@ -505,33 +527,51 @@ def _write_sample(model: PerceiverAR, data: TokenFile, path: Path) -> None:
 def _check_run(
     fabric: "Fabric", config: TrainingConfig, data: tuple[TokenFile, ...], out: Path
 ) -> None:
-    """Refuse a batch that cannot be shared out, and a folder of another run."""
+    """Refuse at once what would fail hours later, and a folder of another run."""
+    for tokens in data:
+        if (highest := tokens.tokens.max()) >= config.model.vocab_size:
+            raise TrainingError(
+                f"{tokens.path} holds token {highest}; the model knows 0 ... "
+                f"{config.model.vocab_size - 1}"
+            )
     for i, stage in enumerate(config.stages):
         if stage.batch_size % fabric.world_size:
             raise TrainingError(
                 f"stages[{i}].batch_size is {stage.batch_size}, which "
                 f"{fabric.world_size} processes cannot share out evenly"
             )
+        size = stage.max_prefix_len, stage.num_latents
+        fixed_windows(data[1], config.num_windows, *size)
     digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
     run = {"config": config.to_json(), "data": digests}
     path = out / CONFIG
-    if path.exists():
+    if fabric.is_global_zero and not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        _staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        os.replace(_staged(path), path)
+    fabric.barrier()
+    if not path.exists():
+        raise TrainingError(
+            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
+            f"all machines must share this folder"
+        )
+    try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        # What a later version adds to a configuration had its default then.
+        before["config"] = TrainingConfig.from_json(before["config"]).to_json()
         different = sorted(
             name
             for part in run
             for name in run[part] | before[part]
             if run[part].get(name) != before[part].get(name)
         )
-        if different:
-            raise TrainingError(
-                f"{out} holds a run with other {', '.join(different)}: name another "
-                f"folder, or remove this one to begin again"
-            )
-    elif fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
-        _staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-        os.replace(_staged(path), path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not of a run of training: {error}") from error
+    if different:
+        raise TrainingError(
+            f"{out} holds a run with other {', '.join(different)}: name another "
+            f"folder, or remove this one to begin again"
+        )
     fabric.barrier()
 
 
@@ -561,11 +601,18 @@ def _commit_state(fabric: "Fabric", out: Path) -> None:
     fabric.barrier()
 
 
-def _saved_model(config: TrainingConfig, path: Path) -> PerceiverAR:
+def _saved_model(fabric: "Fabric", config: TrainingConfig, path: Path) -> PerceiverAR:
     saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     model = PerceiverAR(config.model)
     model.load_state_dict(saved["model"])
-    return model.eval()
+    # One that is sharded may be too large for a GPU.
+    return model.to("cpu" if _is_sharded(fabric) else fabric.device).eval()
+
+
+def _is_sharded(fabric: "Fabric") -> bool:
+    from lightning_fabric.strategies import FSDPStrategy
+
+    return isinstance(fabric.strategy, FSDPStrategy)
 
 
 def _staged(path: Path) -> Path:
@@ -596,18 +643,21 @@ def _explained(
         saved = "nothing is saved"
         if (out / STATE).exists():
             saved = f"the last save is in {out / STATE}"
+        remedies = "a lower learning_rate or a longer warm-up"
+        if config.precision != "32-true":
+            remedies = f"float32, {remedies}"
         raise TrainingError(
-            f"step {state['step'] + 1} is not finite ({error}); "
-            f"{saved}. Try a lower learning_rate, a longer warm-up or float32"
+            f"step {state['step'] + 1} is not finite ({error}); {saved}. Try {remedies}"
         ) from error
     except (RuntimeError, MemoryError) as error:
         is_full = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
         if not (is_full or "can't allocate memory" in str(error)):
             raise
         raise TrainingError(
-            f"out of memory in step {state['step'] + 1}. The same result needs less with "
-            f"fewer rows_at_once (now {rows_at_once}) or with checkpoint_activations; "
-            f"another result with a precision of 16 bits (now {config.precision}), fewer "
+            f"out of memory in step {state['step'] + 1}. The same result, but for rounding "
+            f"and what dropout draws, needs less with fewer rows_at_once (now "
+            f"{rows_at_once}) or with checkpoint_activations; another result with a "
+            f"precision of 16 bits (now {config.precision}), fewer "
             f"latents, a shorter prefix or a smaller model"
         ) from error
 
@@ -623,15 +673,22 @@ class _Journal:
         self.is_open = fabric.is_global_zero
         if not self.is_open:
             return
+        self.stack = ExitStack()
+        try:
+            self.stack.enter_context(alone_in(out))
+        except RuntimeError as error:
+            raise TrainingError(str(error)) from error
         self._forget_after(steps.start)
         self.board = None
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(out / "tensorboard", purge_step=steps.start + 1)
+            self.stack.callback(self.board.close)
         self.bar = tqdm(
             total=steps.stop, initial=steps.start, unit="step", dynamic_ncols=True
         )
+        self.stack.callback(self.bar.close)
         self.begin, self.tokens = time.monotonic(), 0
 
     def _forget_after(self, step: int) -> None:
@@ -681,6 +738,4 @@ class _Journal:
 
     def __exit__(self, *error: object) -> None:
         if self.is_open:
-            self.bar.close()
-            if self.board:
-                self.board.close()
+            self.stack.close()

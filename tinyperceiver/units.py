@@ -164,6 +164,9 @@ class Processes:
                     raise RuntimeError(
                         f"processes cannot be started: {ADVICE}"
                     ) from error
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
         try:
             yield executor
         except BaseException:

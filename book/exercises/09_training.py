@@ -64,6 +64,18 @@ def mean_nats(logits, targets):
     return logits.log_softmax(-1)[real].gather(1, targets[real][:, None]).mean()
 
 
+# %% mistake: exp gave 0
+def mean_nats(logits, targets):
+    log_p = logits.softmax(-1).log()
+    real = targets >= 0
+    return -log_p[real].gather(1, targets[real][:, None]).mean()
+
+
+# %% mistake: what you are asked to write
+def mean_nats(logits, targets):
+    return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
 # %% mistake: exp overflows
 def mean_nats(logits, targets):
     p = logits.exp() / logits.exp().sum(-1, keepdim=True)
@@ -109,6 +121,13 @@ def rate_at(step, peak, warmup, steps):
     return peak * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+# %% mistake: which is never taken
+def rate_at(step, peak, warmup, steps):
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - 1 - warmup))) / 2
+
+
 # %% mistake: below 0
 def rate_at(step, peak, warmup, steps):
     if step < warmup:
@@ -146,6 +165,20 @@ def clip(gradients, max_norm):
     return [g * factor for g in gradients]
 
 
+# %% mistake: worked in place
+def clip(gradients, max_norm):
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    return [g.mul_(min(1.0, (max_norm / norm).item())) for g in gradients]
+
+
+# %% mistake: hand back the tensors
+def clip(gradients, max_norm):
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    if norm <= max_norm:
+        return gradients
+    return [g * max_norm / norm for g in gradients]
+
+
 # %% mistake: each tensor is cut by itself
 def clip(gradients, max_norm):
     return [g * min(1.0, (max_norm / g.norm()).item()) for g in gradients]
@@ -166,7 +199,9 @@ def clip(gradients, max_norm):
 # Write `gradients_in_turns(model, turns)`. `turns` is a list of `Batch`; some of their targets are
 # -100. `model(batch.tokens, batch.prefix_len)` gives logits, `(B, l, V)`. Return a list of tensors,
 # one for each of `model.parameters()`: the gradient of the mean loss of all targets together, as if
-# the turns were one batch. `cross_entropy(..., reduction="sum")` leaves out -100 by itself.
+# the turns were one batch. (By targets, not by places: here all turns are at hand.) The model may come
+# with gradients of an earlier step; what you leave in it does not matter.
+# `cross_entropy(..., reduction="sum")` leaves out -100 by itself.
 # %% stub
 def gradients_in_turns(model, turns):
     pass  # your code
@@ -200,6 +235,31 @@ def gradients_in_turns(model, turns):
     return [p.grad for p in model.parameters()]
 
 
+# %% mistake: gradients of an earlier step
+def gradients_in_turns(model, turns):
+    count = sum((turn.targets >= 0).sum() for turn in turns)
+    for turn in turns:
+        logits = model(turn.tokens, turn.prefix_len)
+        loss = cross_entropy(
+            logits.flatten(0, 1), turn.targets.flatten(), reduction="sum"
+        )
+        (loss / count).backward()
+    return [p.grad for p in model.parameters()]
+
+
+# %% mistake: so as not to count across processes
+def gradients_in_turns(model, turns):
+    places = sum(turn.targets.numel() for turn in turns)
+    model.zero_grad()
+    for turn in turns:
+        logits = model(turn.tokens, turn.prefix_len)
+        loss = cross_entropy(
+            logits.flatten(0, 1), turn.targets.flatten(), reduction="sum"
+        )
+        (loss / places).backward()
+    return [p.grad for p in model.parameters()]
+
+
 # %% mistake: only the last turn is left
 def gradients_in_turns(model, turns):
     count = sum((turn.targets >= 0).sum() for turn in turns)
@@ -223,12 +283,13 @@ def gradients_in_turns(model, turns):
 
 
 # %% plan_run: A run for your budget
-# *Open.* Write `plan_run(hours, tokens_per_second)`: a `TrainingConfig` for a machine that predicts
-# so many tokens a second (a fiction: the number changes with the model; measure yours). Predicted
-# tokens, steps x windows x latents, must be at most what the time allows and at least 90 % of it.
-# Two stages or more; windows grow, and the last stage has the model's longest. Each step predicts
-# about as many tokens as every other, within a factor of 2. Some warm-up, at most a tenth of the
-# steps. At most one parameter for each predicted token; and a day gets a larger model than an hour.
+# *Open.* Write `plan_run(hours, tokens_per_second)`: a `TrainingConfig` (it must have `model` and
+# `stages`) for a machine that predicts so many tokens a second. (A fiction: the number changes with
+# the model. Measure yours.) Predicted tokens, steps x windows x latents, must be at most what the time
+# allows and at least 90 % of it. Two stages or more; windows (`num_latents + max_prefix_len`) grow, to
+# the model's `max_seq_len` in the last. Each step predicts about as many tokens as every other, within
+# a factor of 2. Some warm-up, at most a tenth of the steps. At most one parameter for each predicted
+# token; and a day at 60,000 tokens a second gets a larger model than an hour at 5,000.
 # %% stub
 def plan_run(hours, tokens_per_second):
     pass  # your code

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 
 from tinyperceiver.model import PRESETS, PerceiverAR
 from tinyperceiver.teaching.checking import Mistake, checker
@@ -31,6 +32,7 @@ __all__ = [
     "check_rate_at",
     "draw_bugs",
     "draw_formats",
+    "draw_norms",
     "draw_parting",
     "draw_processes",
     "draw_rates",
@@ -75,6 +77,7 @@ class Run(NamedTuple):
     rate: np.ndarray  # learning rate of each step, (S,)
     held_out: np.ndarray  # step, tokens in the window, nats per token: (validations, 3)
     speed: np.ndarray  # step, tokens per second since the record before: (., 2)
+    sessions: int  # the first, and each time that it went on
     seconds: float  # all sessions together
     tokens: int  # predicted
 
@@ -92,11 +95,12 @@ def read_run(folder: str) -> Run:
         (r["step"], r["window"], r["held_out"]) for r in records if "held_out" in r
     ]
     # A session that went on begins its clock anew.
-    spans, seconds, before = [], 0.0, (0.0, 0)
+    spans, sessions, seconds, before = [], 1, 0.0, (0.0, 0)
     for record in _records(speed):
         now = record["seconds"], record["tokens"]
         if now[0] < before[0]:
             before = (0.0, 0)
+            sessions += 1
         seconds += now[0] - before[0]
         if now[0] > before[0]:
             pace = (now[1] - before[1]) / (now[0] - before[0])
@@ -110,6 +114,7 @@ def read_run(folder: str) -> Run:
         ),
         np.array(held_out).reshape(-1, 3),
         np.array(spans).reshape(-1, 2),
+        sessions,
         seconds,
         sum(r["tokens"] for r in steps),
     )
@@ -162,7 +167,7 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _plot_losses(ax: "Axes", curves: dict[str, list[float]], top: float) -> None:
+def _plot_losses(ax: "Axes", curves: dict[str, Sequence], top: float) -> None:
     for (name, losses), (color, line) in zip(curves.items(), LOOKS, strict=False):
         steps = np.arange(1, len(losses) + 1)
         ax.plot(steps, losses, color=color, linestyle=line, label=name)
@@ -174,9 +179,15 @@ def _plot_losses(ax: "Axes", curves: dict[str, list[float]], top: float) -> None
 def draw_bugs(
     one_batch: dict[str, list[float]], new_batches: dict[str, list[float]]
 ) -> "Figure":
-    """Losses by step and by what is wrong: on one batch, and on a new one each step."""
+    """Losses by step and by what is wrong: on one batch, and on a new one each step.
+
+    New batches differ, and so do their losses: each is drawn as a mean with those before.
+    """
     import matplotlib.pyplot as plt
 
+    new_batches = {
+        name: _smooth(np.array(losses), 10) for name, losses in new_batches.items()
+    }
     fig, axes = plt.subplots(1, 2, figsize=(6.4, 4.0), sharey=True)
     for ax, curves in zip(axes, (one_batch, new_batches), strict=True):
         _plot_losses(ax, curves, 7.5)
@@ -202,21 +213,49 @@ def draw_rates(losses: dict[str, list[float]]) -> "Figure":
     return fig
 
 
-def draw_schedule(rates: list[float], config: TrainingConfig) -> "Figure":
-    """The learning rate of each step, with the end of the warm-up."""
+def draw_schedule(rates: list[float], run: Run) -> "Figure":
+    """The learning rate of each step, planned and logged, with the end of the warm-up."""
     import matplotlib.pyplot as plt
 
+    warmup = run.config.warmup_steps
     fig, ax = plt.subplots(figsize=(6.4, 2.4))
-    ax.plot(np.arange(len(rates)), rates, color=BLUE, linestyle="-")
-    ax.axvline(config.warmup_steps, color=GREY, linestyle=":", linewidth=1.2)
+    ax.plot(np.arange(1, len(rates) + 1), rates, color=BLUE, label="planned")
+    ax.plot(run.steps, run.rate, color=ORANGE, linestyle="--", label="logged")
+    ax.axvline(warmup, color=GREY, linestyle=":", linewidth=1.2)
     ax.text(
-        config.warmup_steps + 0.01 * len(rates),
+        warmup + 0.01 * len(rates),
         0.08 * max(rates),
-        f"warm-up ends: step {config.warmup_steps:,}",
+        f"warm-up ends: step {warmup:,}",
         fontsize=9,
     )
     ax.set(xlabel="step", ylabel="learning rate", ylim=(0, 1.1 * max(rates)))
     ax.ticklabel_format(axis="y", scilimits=(0, 0))
+    ax.legend(loc="upper right")
+    return fig
+
+
+def _mark_stages(run: Run, *axes: "Axes") -> None:
+    """Dotted lines where windows grow."""
+    ends = np.cumsum([stage.steps for stage in run.config.stages])[:-1]
+    for end in ends[ends < run.steps[-1]]:
+        for ax in axes:
+            ax.axvline(end, color=GREY, linestyle=":", linewidth=1.2)
+
+
+def draw_norms(run: Run) -> "Figure":
+    """The length of the gradient by step, and the bound."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(6.4, 2.6))
+    # A page does not need thousands of dots; none that is cut is left out.
+    is_cut = run.norm > run.config.max_norm
+    some = is_cut | (np.arange(len(run.steps)) % max(1, len(run.steps) // 600) == 0)
+    ax.plot(run.steps[some], run.norm[some], ".", color=BLUE, markersize=2.5)
+    ax.axhline(run.config.max_norm, color=ORANGE, linestyle="--")
+    _mark_stages(run, ax)
+    ax.set(xlabel="step", ylabel="length of the gradient", yscale="log")
+    ax.set_yticks([0.5, 1, 2, 4], labels=["0.5", "1", "2", "4"])
+    ax.minorticks_off()
     return fig
 
 
@@ -255,25 +294,33 @@ def draw_formats() -> "Figure":
     return fig
 
 
-def draw_parting(
-    run: Run, held_out_steps: np.ndarray, held_out: np.ndarray, best_count: float
-) -> "Figure":
-    """A small run: loss on the training pieces and held-out loss, which part."""
+def draw_parting(run: Run, best_count: float | None) -> "Figure":
+    """A small run: loss on the training pieces and held-out loss, which part.
+
+    `best_count` is what the best n-gram pays for the same tokens of Mozart.
+    """
     import matplotlib.pyplot as plt
 
+    steps, _, held_out = run.held_out.T
+    trained = _smooth(run.loss, 10)
     fig, ax = plt.subplots(figsize=(6.4, 3.0))
-    ax.plot(run.steps, _smooth(run.loss, 10), color=ORANGE, linestyle="--")
-    ax.plot(held_out_steps, held_out, color=BLUE, linestyle="-", marker="o")
-    ax.plot(run.steps[[0, -1]], [best_count] * 2, color=GREY, linestyle=":")
-    end = run.steps[-1] * 1.02
-    for y, text, color in (
-        (_smooth(run.loss, 10)[-1], "training pieces", ORANGE),
-        (held_out[-1], "Mozart, held out", BLUE),
-        (best_count, "Mozart, best n-gram", GREY),
-    ):
-        ax.text(end, y, text, color=color, va="center", fontsize=9.5)
+    ax.plot(run.steps, trained, color=ORANGE, linestyle="--")
+    ax.plot(steps, held_out, color=BLUE, linestyle="-", marker="o")
+    whose = "held out"
+    names = [(trained[-1], "training pieces", ORANGE)]
+    if best_count is not None:
+        ax.plot(run.steps[[0, -1]], [best_count] * 2, color=GREY, linestyle=":")
+        whose = "Mozart, held out"
+        names.append((best_count, "Mozart, best n-gram", GREY))
+    names.append((held_out[-1], whose, BLUE))
+    gap, lowest_free = 0.045 * (run.loss.max() - trained.min()), -np.inf
+    for y, text, color in sorted(names):
+        lowest_free = max(y, lowest_free + gap)  # names must not overlap
+        ax.text(run.steps[-1] * 1.02, lowest_free, text, color=color, va="center",
+                fontsize=9.5)  # fmt: skip
+        lowest_free += gap
     lowest = held_out.argmin()
-    ax.plot(held_out_steps[lowest], held_out[lowest], "o", color=INK, markersize=9,
+    ax.plot(steps[lowest], held_out[lowest], "o", color=INK, markersize=9,
             fillstyle="none")  # fmt: skip
     ax.set(xlabel="step", ylabel="loss, nats per token", xlim=(0, 1.35 * run.steps[-1]))
     return fig
@@ -304,12 +351,7 @@ def draw_recorded(run: Run) -> "Figure":
     pace = _smooth(run.speed[:, 1], 50)[some]
     bottom.plot(run.speed[some, 0], pace, color=PINK, linestyle="-")
     bottom.set(ylabel="tokens/s", xlabel="step", ylim=(0, None))
-    end = 0
-    for stage in run.config.stages[:-1]:
-        end += stage.steps
-        if end < run.steps[-1]:
-            for ax in (top, middle, bottom):
-                ax.axvline(end, color=GREY, linestyle=":", linewidth=1.2)
+    _mark_stages(run, top, middle, bottom)
     fig.align_ylabels()
     return fig
 
@@ -367,6 +409,18 @@ def _number(found: object, what: str) -> float:
     return float(found)
 
 
+class _Called(TorchFunctionMode):
+    """Notes the names of the functions of PyTorch that are called in its block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 @checker
 def check_mean_nats(answer: Callable) -> str:
     torch.manual_seed(0)
@@ -375,7 +429,13 @@ def check_mean_nats(answer: Callable) -> str:
     some = targets.clone()
     some[0, 2:] = some[2, 5:] = -100
     for asked in (targets, some):
-        found = _number(answer(logits, asked), "a mean")
+        with _Called() as called:
+            found = _number(answer(logits, asked), "a mean")
+        if used := {"cross_entropy", "nll_loss", "CrossEntropyLoss"} & called.names:
+            raise Mistake(
+                f"you call {min(used)}, which is what you are asked to write. "
+                "log_softmax and indexing are enough."
+            )
         real = asked >= 0
         losses = cross_entropy(logits[real], asked[real], reduction="none")
         right = losses.mean().item()
@@ -424,12 +484,19 @@ def check_mean_nats(answer: Callable) -> str:
             f"for a model that is sure and right, with logits of ±2000, you find {found}: "
             "exp overflows. Use log_softmax or logsumexp."
         )
+    found = _number(answer(big, torch.tensor([[9, 9]])), "a mean")
+    if not math.isclose(found, 4000, rel_tol=1e-4):
+        raise Mistake(
+            f"a target that the model all but excludes, 4,000 below the likeliest token, "
+            f"costs 4,000 nats; you find {found}. exp gave 0, and its logarithm is no "
+            "number: log_softmax never leaves the logarithms."
+        )
     return f"With 13 targets in 18 places: {right:.4f} nats per token."
 
 
 @checker
 def check_rate_at(answer: Callable) -> str:
-    for peak, warmup, steps in ((1.5e-3, 200, 18_000), (2e-4, 10, 110)):
+    for peak, warmup, steps in ((1.5e-3, 200, 11_000), (2e-4, 10, 110)):
 
         def rate(
             step: int,
@@ -460,8 +527,8 @@ def check_rate_at(answer: Callable) -> str:
         if not near(rate(warmup), peak):
             raise Mistake(
                 f"in step {warmup}, the first after the warm-up, the rate is "
-                f"{rate(warmup):.3e} and not the peak, {peak:.3e}: the cosine must begin "
-                "there, not in step 0."
+                f"{rate(warmup) / peak:.2%} of the peak: the cosine must begin there, "
+                "with all of it, and not in step 0."
             )
         if not near(rate(warmup - 1), peak):
             raise Mistake("the last step of the warm-up has the full rate already.")
@@ -473,15 +540,28 @@ def check_rate_at(answer: Callable) -> str:
                 f"the last step still has the rate {rate(steps - 1):.2e}. The cosine "
                 "should have come to nearly nothing by then."
             )
+        least = peak * (1 - math.cos(math.pi / (steps - warmup))) / 2
+        if rate(steps - 1) < least / 2:
+            raise Mistake(
+                f"the last step, {steps - 1}, has the rate 0 and changes nothing. The 0 "
+                f"belongs to step {steps}, which is never taken."
+            )
         if not near(rate(middle), peak / 2):
             raise Mistake(
-                f"half-way down, in step {middle}, the rate should be half the peak, not "
-                f"{rate(middle):.3e}."
+                f"half-way down, in step {middle}, the rate should be 50 % of the peak, "
+                f"not {rate(middle) / peak:.3%}."
             )
         quarter = warmup + (steps - warmup) // 4
         if not near(rate(quarter), peak * (1 + math.sqrt(0.5)) / 2):
             raise Mistake("right at the ends and the middle, but not a cosine between.")
-    return "Up along a line, down along half a cosine, for 110 steps and for 18,000."
+    return "Up along a line, down along half a cosine, for 110 steps and for 11,000."
+
+
+class _Shared(list):
+    """A list that a checker's copy shares, so that it sees what becomes of it."""
+
+    def __deepcopy__(self, memo: dict) -> "_Shared":
+        return self
 
 
 @checker
@@ -491,7 +571,13 @@ def check_clip(answer: Callable) -> str:
     long = [torch.randn(4, 3), 10 * torch.randn(5), torch.zeros(2)]
     for given, most in ((long, 1.0), (long, 0.5), (short, 1.0)):
         norm = torch.cat([g.flatten() for g in given]).norm().item()
-        found = answer(given, most)
+        mine = _Shared(g.clone() for g in given)
+        found = answer(mine, most)
+        if len(mine) != len(given) or not all(map(torch.equal, mine, given)):
+            raise Mistake(
+                "the gradients you were given have changed: an operation worked in "
+                "place, such as mul_ or *=. Leave them as they are."
+            )
         if (
             not isinstance(found, (list, tuple))
             or len(found) != len(given)
@@ -499,6 +585,11 @@ def check_clip(answer: Callable) -> str:
             or any(f.shape != g.shape for f, g in zip(found, given, strict=True))
         ):
             raise Mistake("return a list of tensors, of the shapes of those given.")
+        if any(f.data_ptr() == g.data_ptr() for f, g in zip(found, mine, strict=True)):
+            raise Mistake(
+                f"at length {norm:.3f} and a bound of {most} you hand back the tensors "
+                "you were given. Return new ones: the caller may change either."
+            )
         flat = torch.cat([f.flatten() for f in found])
         whole = torch.cat([g.flatten() for g in given])
         right = whole * min(1.0, most / norm)
@@ -529,6 +620,17 @@ def check_clip(answer: Callable) -> str:
     return f"Length {norm:.3f} stays; longer ones are cut, and point where they did."
 
 
+class _UsedModel(PerceiverAR):
+    """A small model whose copies have gradients of an earlier step, all 1."""
+
+    def __deepcopy__(self, memo: dict) -> "_UsedModel":
+        model = _UsedModel(self.config)
+        model.load_state_dict(self.state_dict())
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        return model.eval()
+
+
 def _small_model() -> PerceiverAR:
     from dataclasses import replace
 
@@ -536,7 +638,7 @@ def _small_model() -> PerceiverAR:
     shape = replace(
         PRESETS["tiny"], num_channels=32, num_self_attention_layers=1, init_scale=0.2
     )
-    return PerceiverAR(shape).eval()
+    return _UsedModel(shape).eval()
 
 
 @checker
@@ -582,6 +684,11 @@ def check_gradients_in_turns(answer: Callable) -> str:
 
         if is_it(right):
             continue
+        if is_it(right + 1):
+            raise Mistake(
+                "the model came with gradients of an earlier step, and yours were added "
+                "to them. Zero them once, before the first turn."
+            )
         n = len(turns)
         if is_it(gradients([(turns[-1], 1 / count[-1])])) or is_it(
             gradients([(turns[-1], 1 / sum(count))])
@@ -608,7 +715,9 @@ def check_gradients_in_turns(answer: Callable) -> str:
         places = targets.numel()
         if is_it(gradients([(t, 1 / places) for t in turns])):
             raise Mistake(
-                f"you divide by all {places} places; {sum(count)} have a target."
+                f"you divide by all {places} places; {sum(count)} have a target. That is "
+                "what training_step does, so as not to count across processes; here all "
+                "turns are at hand, and the task is the mean over targets."
             )
         raise Mistake(f"in turns of {rows} rows the gradient is another one.")
     return "Six rows at once, in two turns and in three: one gradient."
@@ -618,7 +727,8 @@ def check_gradients_in_turns(answer: Callable) -> str:
 def check_plan_run(answer: Callable) -> str:
     plans = []
     for hours, pace in ((1.0, 5_000.0), (10.0, 5_000.0), (24.0, 60_000.0)):
-        what = f"for {hours:g} hours at {pace:,.0f} tokens a second"
+        unit = "hour" if hours == 1 else "hours"
+        what = f"for {hours:g} {unit} at {pace:,.0f} tokens a second"
         plan = answer(hours, pace)
         if not isinstance(plan, TrainingConfig):
             kind = type(plan).__name__
@@ -658,15 +768,16 @@ def check_plan_run(answer: Callable) -> str:
             count = PerceiverAR(plan.model).num_parameters
         if count > tokens:
             raise Mistake(
-                f"{count:,} parameters for {tokens:,} predicted tokens: a rule of thumb "
-                "wants several tokens for each parameter, this checker at least one."
+                f"{what} the model has {count:,} parameters for {tokens:,} predicted "
+                "tokens: more weights than answers to learn them from. Take at most one "
+                "parameter for each token."
             )
         plans.append((count, plan.steps))
     (least, _), (most, steps) = plans[0], plans[-1]
     if most <= least:
         raise Mistake(
-            "a day on a fast machine gets the model of an hour, or a smaller one: "
-            f"{most:,} parameters."
+            "a day at 60,000 tokens a second gets the model of an hour at 5,000, or a "
+            f"smaller one: {most:,} parameters, and {least:,} for the hour."
         )
     return (
         f"From {least:,} parameters in an hour to {most:,}, {steps:,} steps, in a day."
