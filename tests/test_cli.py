@@ -1,5 +1,6 @@
 """The command line as its user meets it: files, exit codes, errors of one line."""
 
+import json
 import os
 import re
 import stat
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 import tinyperceiver
 from tinyperceiver import audio, cli
-from tinyperceiver.checkpoints import from_pretrained
+from tinyperceiver.checkpoints import CheckpointError, from_pretrained
 from tinyperceiver.midi import read_midi
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.performance import encode_performance
@@ -385,6 +386,40 @@ def test_when_rendering_fails_what_was_there_stays(folder, run, monkeypatch, com
     assert names - {"out.mid"} == {"prompt.mid", "out.wav"}
     if "out.mid" in names:  # made before the sound, and whole
         assert notes_of("out.mid")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--accelerator", "tpu"), "--accelerator must be auto or cpu or gpu or cuda or mps, not"),
+        (("--strategy", "zorro"), "--strategy must be auto or ddp or fsdp, not 'zorro'"),
+        (("--nodes", "2"), "--nodes is for several machines: start torchrun on each of them"),
+    ],
+)
+def test_where_to_train_is_checked_first(folder, run, monkeypatch, options, message):
+    for name in ("MASTER_ADDR", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = run("train", "--config", "tiny", *options)
+    assert code == 1 and message in err
+    assert not Path("runs").exists()
+
+
+def test_training_says_whether_it_is_done(folder, run):
+    """And which folder to give to --checkpoint: that of the run holds no model itself."""
+    pieces = np.array([60, 275, 188, 265] * 40 + [-1], dtype="<i2")
+    for split in ("train", "valid"):
+        pieces.tofile(f"{split}.bin")
+    shape = {"max_seq_len": 32, "max_latents": 16, "num_channels": 16, "num_heads": 2}
+    stage = {"steps": 2, "num_latents": 16, "max_prefix_len": 16, "batch_size": 2}
+    config = {"model": shape | {"num_self_attention_layers": 1}, "stages": [stage]}
+    Path("small.json").write_text(json.dumps(config | {"num_windows": 2}))
+    command = ("train", "--config", "small.json", "--data", ".", "--accelerator", "cpu")
+    code, out, _ = run(*command, "--stop-after", "1")
+    assert code == 0 and re.search(r"small: [\d,]+ parameters, paused; the same command", out)
+    code, out, _ = run(*command)
+    assert code == 0 and re.search(r"small/model: .*, all 2 steps; .*best has the lowest", out)
+    with pytest.raises(CheckpointError, match=r"a run of training: its models are .*best and"):
+        PerceiverAR.from_pretrained("runs/small")
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])

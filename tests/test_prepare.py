@@ -158,14 +158,26 @@ def test_a_second_run_does_nothing_and_a_damaged_result_is_made_again(source, tm
     assert bytes_of(out) == before
 
 
-def test_another_source_or_encoder_starts_afresh(source, tmp_path):
+def test_a_changed_source_or_another_encoder_starts_afresh(source, tmp_path):
     out = tmp_path / "out"
     run(source, out)
-    other = write_zip(tmp_path / "other.zip", FILES | {"train/0.mid": melody(7)})
-    assert run(other, out)["splits"]["train"]["pieces"] == 51
-    manifest = run(other, out, encode=backwards)
+    source = write_zip(source, FILES | {"train/0.mid": melody(7)})
+    assert run(source, out)["splits"]["train"]["pieces"] == 51
+    manifest = run(source, out, encode=backwards)
     assert manifest["options"]["encode"] == "encoders.backwards"
     assert pieces_of(out / "train.bin")[0] == encode_file(melody(7))[::-1]
+
+
+def test_another_dataset_does_not_replace_what_is_there(source, tmp_path):
+    out = tmp_path / "out"
+    run(source, out)
+    before = bytes_of(out)
+    mine = write_folder(tmp_path / "mine", {"a.mid": melody(1), "b.mid": melody(2)})
+    with pytest.raises(ValueError, match=rf"holds the tokens of {source.name!r}, not of 'mine'"):
+        run(mine, out)
+    assert bytes_of(out) == before
+    with pytest.raises(ValueError, match=r"none\.zip does not exist"):
+        run(tmp_path / "none.zip", tmp_path / "new")
 
 
 def test_bad_files_are_left_out_and_listed(tmp_path):

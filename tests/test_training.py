@@ -484,11 +484,28 @@ def test_a_stage_that_the_model_cannot_take_is_named(change, message):
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": None}, {"stages": [{"steps": 1}]}, {"nonsense": 1}, {"seed": "x"}]
+    ("change", "message"),
+    [
+        ({"model": None}, "model must be an object of named fields, not None"),
+        ({"model": {"num_chanels": 3}}, "model has unknown fields: num_chanels"),
+        ({"model": {"num_channels": "x"}}, "num_channels must be an integer >= 1, not 'x'"),
+        ({"betas": 3}, "no training configuration"),
+        ({"stages": 3}, "stages must be a list, not 3"),
+        ({"stages": [{"steps": 1}]}, r"stages\[0\] lacks fields: batch_size, max_prefix_len"),
+        ({"nonsense": 1}, "the configuration has unknown fields: nonsense"),
+        ({"seed": "x"}, "seed must be 0 or more, not 'x'"),
+        ({"learning_rate": "fast"}, "learning_rate must be positive, not 'fast'"),
+    ],
 )
-def test_a_file_that_is_no_configuration_is_refused(change):
-    with pytest.raises(ValueError, match="no training configuration"):
+def test_a_file_that_is_no_configuration_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         TrainingConfig.from_json(CONFIG.to_json() | change)
+    with pytest.raises(ValueError, match=r"the configuration must be an object .*, not \[\]"):
+        TrainingConfig.from_json([])
+    settings = CONFIG.to_json()
+    del settings["stages"]
+    with pytest.raises(ValueError, match="the configuration lacks fields: stages"):
+        TrainingConfig.from_json(settings)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

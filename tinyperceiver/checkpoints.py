@@ -154,6 +154,11 @@ def from_pretrained(
         config = _make_config(peer_settings, source, HUB_REQUIRED, IGNORED)
         weights = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
         prefix = "backend_model."
+    elif (folder / "best" / CONFIG).exists():
+        raise CheckpointError(
+            f"{folder} is the folder of a run of training: its models are {folder / 'best'} "
+            f"and, when it is finished, {folder / 'model'}"
+        )
     else:
         raise CheckpointError(
             f"{source} describes no Perceiver AR: no `format`, no `model_config`"

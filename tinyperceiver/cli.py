@@ -310,6 +310,8 @@ def giantmidi(
             f"{out / found['file']}: {found['pieces']:,} pieces, {found['tokens']:,} tokens, "
             f"{found['seconds'] / 3600:,.1f} hours"
         )
+        if not found["pieces"]:
+            print(f"{out / found['file']} is empty: `train` needs pieces in both")
     skipped = manifest["skipped"]
     for piece in skipped[:10]:
         # A name in a folder may be any bytes.
@@ -409,6 +411,12 @@ def train(
             run = TrainingConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+    _check_choice("--accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    _check_choice("--strategy", strategy, ("auto", "ddp", "fsdp"))
+    if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
+        raise ValueError(
+            "--nodes is for several machines: start torchrun on each of them, as --help shows"
+        )
     if precision is not None:
         run = replace(run, precision=precision)
     if show:
@@ -435,11 +443,24 @@ def train(
         )
     except TrainingError:
         raise
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on from the last save in {out}")
+        raise
     except RuntimeError:  # from a GPU or the network between machines: where, and why?
         traceback.print_exc()
         raise
     if fabric.is_global_zero:
-        print(f"{out}: {model.num_parameters:,} parameters")
+        size = f"{model.num_parameters:,} parameters"
+        if (out / "model").exists():
+            best = f"{out / 'best'} has the lowest held-out loss"
+            print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
+        else:
+            print(f"{out}: {size}, paused; the same command goes on")
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} must be {' or '.join(choices)}, not {value!r}")
 
 
 def _read_music(name: str):

@@ -114,7 +114,7 @@ def prepare_giantmidi(
 
     Raises:
         ValueError: no consent; a source that is missing, damaged or hostile, or without
-            a piece that can be read; no Dask.
+            a piece that can be read; `out` holds another dataset; no Dask.
         RuntimeError: another run is at work in `out`, or no worker is.
     """
     if workers is not None and workers < 1:
@@ -135,6 +135,7 @@ def prepare_giantmidi(
         if not is_needed and (finished := _find_result(out, **wanted)):
             return finished
         path, origin = _find_source(source, out, sha256)
+        _refuse_to_replace(out, origin)
         try:
             opened = open_source(path)
         except ArchiveError as error:
@@ -224,6 +225,8 @@ def _find_source(
             if sha256 is not None:
                 raise ValueError(f"{source} is a folder: a SHA-256 is for a zip")
             return path, {"name": name}
+        if not path.exists():
+            raise ValueError(f"{source} does not exist")
         if not path.is_file():
             raise ValueError(
                 f"{source} is neither a zip nor a folder nor an http(s) address"
@@ -280,6 +283,18 @@ def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
             **{name: version(name) for name in names},
         },
     }
+
+
+def _refuse_to_replace(out: Path, origin: dict) -> None:
+    """Hours of work are not lost for an `out` that someone forgot to name."""
+    before = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads((out / "manifest.json").read_bytes())["source"]["name"]
+    if before not in (None, origin["name"]):
+        raise ValueError(
+            f"{out} holds the tokens of {before!r}, not of {origin['name']!r}: name another "
+            f"folder with --out, or remove this one"
+        )
 
 
 def _name_of(function: Callable) -> str:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,12 +97,14 @@ class TrainingConfig:
         counts = ("validate_every", "num_windows", "save_every")
         for name in positive + counts:
             value = getattr(self, name)
-            if not value > 0 or (name in counts and not isinstance(value, int)):
+            types = int if name in counts else (int, float)
+            if not isinstance(value, types) or not value > 0:
                 kind = "a whole number >= 1" if name in counts else "positive"
                 raise ValueError(f"{name} must be {kind}, not {value!r}")
         for name in ("warmup_steps", "weight_decay", "transpose", "stretch", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {value!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in 0 ... 1, not {self.betas}")
         if self.stretch >= 1:
@@ -156,14 +158,32 @@ class TrainingConfig:
         Raises:
             ValueError: a field is missing, unknown or out of range.
         """
+        settings = _fields_of(cls, settings, "the configuration")
+        model = _fields_of(PerceiverConfig, settings["model"], "model")
+        if not isinstance(settings["stages"], list):
+            raise ValueError(f"stages must be a list, not {settings['stages']!r}")
+        stages = tuple(
+            Stage(**_fields_of(Stage, stage, f"stages[{i}]"))
+            for i, stage in enumerate(settings["stages"])
+        )
         try:
-            settings = dict(settings)
-            settings["model"] = PerceiverConfig(**settings["model"])
-            settings["stages"] = tuple(Stage(**stage) for stage in settings["stages"])
             settings["betas"] = tuple(settings.get("betas", cls.betas))
+            settings |= {"model": PerceiverConfig(**model), "stages": stages}
             return cls(**settings)
-        except (AttributeError, KeyError, TypeError) as error:
+        except TypeError as error:
             raise ValueError(f"this is no training configuration: {error}") from error
+
+
+def _fields_of(kind: type, settings: object, what: str) -> dict:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{what} must be an object of named fields, not {settings!r}")
+    known = {field.name: field.default for field in fields(kind)}
+    if unknown := settings.keys() - known.keys():
+        raise ValueError(f"{what} has unknown fields: {', '.join(sorted(unknown))}")
+    required = {name for name, default in known.items() if default is MISSING}
+    if missing := required - settings.keys():
+        raise ValueError(f"{what} lacks fields: {', '.join(sorted(missing))}")
+    return dict(settings)
 
 
 # Name -> run. "released" is what was published of the training of the released model,
