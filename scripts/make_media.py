@@ -18,7 +18,7 @@ from tinyperceiver import (
 )
 
 ASSETS = Path(__file__).resolve().parent.parent / "book" / "_assets"
-PROMPT_TOKENS, NEW_TOKENS, NUM_LATENTS, SEED = 450, 400, 64, 18
+PROMPT_TOKENS, NEW_TOKENS, NUM_LATENTS, SEED = 450, 400, 64, 7
 
 
 def main() -> None:

@@ -443,7 +443,7 @@ def test_the_published_run_is_as_published():
 
 
 def test_the_recorded_run_is_the_named_one():
-    path = Path(__file__).parent.parent / "book" / "runs" / "unfinished" / "config.json"
+    path = Path(__file__).parent.parent / "book" / "runs" / "tiny" / "config.json"
     recorded = json.loads(path.read_text(encoding="utf-8"))["config"]
     assert TrainingConfig.from_json(recorded) == RUNS["tiny"]
 

@@ -69,15 +69,15 @@ class PerceiverConfig:
         return self.max_seq_len - self.max_latents
 
 
-# Name -> shape. Parameters: released 134,840,832; tiny 3,250,688.
+# Name -> shape. Parameters: released 134,840,832; tiny 4,825,600.
 PRESETS = {
     "released": PerceiverConfig(),
     "tiny": PerceiverConfig(
-        max_seq_len=1024,
-        max_latents=512,
+        max_seq_len=2048,
+        max_latents=1024,
         num_channels=256,
         num_heads=4,
-        num_self_attention_layers=3,
+        num_self_attention_layers=5,
         cross_attention_dropout=0.0,
         post_attention_dropout=0.0,
         residual_dropout=0.0,

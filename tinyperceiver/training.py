@@ -196,16 +196,7 @@ RUNS = {
         ),
     ),
     "tiny": TrainingConfig(
-        model=PerceiverConfig(
-            max_seq_len=2048,
-            max_latents=1024,
-            num_channels=256,
-            num_heads=4,
-            num_self_attention_layers=5,
-            cross_attention_dropout=0.0,
-            post_attention_dropout=0.0,
-            residual_dropout=0.0,
-        ),
+        model=PRESETS["tiny"],
         # 4,096 targets a step. Many cheap steps first: attention costs less on short
         # windows, and there is enough to learn from them.
         stages=(

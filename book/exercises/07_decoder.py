@@ -263,7 +263,7 @@ def inputs_and_targets(tokens, num_latents):
 # All layers write into one stream, and the output can read the stream at any height. Write
 # `stop_early(model, depth)`: a new `PerceiverAR`, in evaluation mode, with copies of the weights
 # of `model` and only the first `depth` of its self-attention layers. `model` stays as it is. The
-# checker then lets the trained `tiny` guess after 0, 1, 2 and 3 layers: which layer helps most?
+# checker then lets the trained `tiny` guess after 0, 1, … 5 layers: which layer helps most?
 # (`replace(config, field=value)` copies a frozen dataclass with one field changed;
 # `load_state_dict(weights, strict=False)` takes what it has a place for.)
 # %% stub

@@ -58,6 +58,13 @@ def mean_nats(logits, targets):
     return -log_p.gather(2, targets.remainder(389)[..., None]).mean()
 
 
+# %% mistake: you leave out a target with the id 0
+def mean_nats(logits, targets):
+    log_p = logits.log_softmax(-1)
+    real = targets > 0
+    return -log_p[real].gather(1, targets[real][:, None]).mean()
+
+
 # %% mistake: the sign is turned round
 def mean_nats(logits, targets):
     real = targets >= 0
@@ -189,6 +196,18 @@ def clip(gradients, max_norm):
     return [g.clamp(-max_norm, max_norm) for g in gradients]
 
 
+# %% mistake: float32 is asked for
+def clip(gradients, max_norm):
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    return [(g * min(1.0, (max_norm / norm).item())).half() for g in gradients]
+
+
+# %% mistake: points elsewhere
+def clip(gradients, max_norm):
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    return [-g * min(1.0, (max_norm / norm).item()) for g in gradients]
+
+
 # %% mistake: was made longer
 def clip(gradients, max_norm):
     norm = torch.stack([g.norm() for g in gradients]).norm()
@@ -260,6 +279,19 @@ def gradients_in_turns(model, turns):
     return [p.grad for p in model.parameters()]
 
 
+# %% mistake: you leave out a target with the id 0
+def gradients_in_turns(model, turns):
+    count = sum((turn.targets > 0).sum() for turn in turns)
+    model.zero_grad()
+    for turn in turns:
+        logits = model(turn.tokens, turn.prefix_len)
+        loss = cross_entropy(
+            logits.flatten(0, 1), turn.targets.flatten(), reduction="sum"
+        )
+        (loss / count).backward()
+    return [p.grad for p in model.parameters()]
+
+
 # %% mistake: only the last turn is left
 def gradients_in_turns(model, turns):
     count = sum((turn.targets >= 0).sum() for turn in turns)
@@ -284,12 +316,15 @@ def gradients_in_turns(model, turns):
 
 # %% plan_run: A run for your budget
 # *Open.* Write `plan_run(hours, tokens_per_second)`: a `TrainingConfig` (it must have `model` and
-# `stages`) for a machine that predicts so many tokens a second. (A fiction: the number changes with
-# the model. Measure yours.) Predicted tokens, steps x windows x latents, must be at most what the time
-# allows and at least 90 % of it. Two stages or more; windows (`num_latents + max_prefix_len`) grow, to
-# the model's `max_seq_len` in the last. Each step predicts about as many tokens as every other, within
-# a factor of 2. Some warm-up, at most a tenth of the steps. At most one parameter for each predicted
-# token; and a day at 60,000 tokens a second gets a larger model than an hour at 5,000.
+# `stages`) for a machine that predicts so many tokens a second. (Measure yours: it changes with the
+# model.) Predicted tokens, steps x windows x latents, must be at most what the time
+# allows and at least 90 % of it. Two stages or more,
+# `Stage(steps=..., num_latents=..., max_prefix_len=..., batch_size=...)`, each a tenth of the steps at
+# least; windows (`num_latents + max_prefix_len`) grow, to the model's `max_seq_len` in the last. (A
+# model's longest prefix is `max_seq_len - max_latents`.) Each step predicts about as many tokens as
+# every other, within a factor of 2. Some warm-up, at most a tenth of the steps. At most one parameter
+# for each predicted token; and a day at 60,000 tokens a second gets a larger model than an hour at
+# 5,000.
 # %% stub
 def plan_run(hours, tokens_per_second):
     pass  # your code
@@ -357,6 +392,15 @@ def plan_run(hours, tokens_per_second):
     steps = int(hours * 3600 * tokens_per_second) // 4096
     stage = Stage(steps=steps, num_latents=512, max_prefix_len=512, batch_size=8)
     return TrainingConfig(model=model, stages=(stage,))
+
+
+# %% mistake: a tenth of them at least
+def plan_run(hours, tokens_per_second):
+    model = PerceiverConfig(max_seq_len=1024, max_latents=512, num_channels=128)
+    steps = int(hours * 3600 * tokens_per_second) // 4096
+    stage = Stage(steps=5, num_latents=256, max_prefix_len=256, batch_size=16)
+    last = Stage(steps=steps - 5, num_latents=512, max_prefix_len=512, batch_size=8)
+    return TrainingConfig(model=model, stages=(stage, last), warmup_steps=100)
 
 
 # %% mistake: what it never met

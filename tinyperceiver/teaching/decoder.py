@@ -770,7 +770,7 @@ def _nats_by_depth(stop_early: Callable) -> str:
     model.load_state_dict(tiny_weights())
     tokens = torch.tensor([encode_midi(load_piece("mozart-sonata"))[:513]])
     found = []
-    for depth in range(4):
+    for depth in range(6):
         logits = stop_early(model, depth)(tokens[:, :-1], 256)
         nats = cross_entropy(logits[0], tokens[0, -256:]).item()
         found.append(f"{nats:.2f} nats after {depth}")

@@ -12,7 +12,7 @@ import numpy as np
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.counting import EDGES, KINDS
-from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, shades
+from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, shades
 from tinyperceiver.teaching.vocabulary import passage
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
@@ -168,29 +168,37 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def likeness_by_lag(pieces: Iterable[np.ndarray], lags: int) -> np.ndarray:
     """How alike the windows 1, 2, ... `lags` apart are: (pieces, lags).
 
-    Each piece is a row of profiles. Those too short for all lags are left out: else
+    Each piece is a row of profiles. One too short for all lags is NaN throughout: else
     longer lags would be of other music.
     """
     rows = []
     for piece in pieces:
         row = [likeness(piece[lag:], piece[:-lag]) for lag in range(1, lags + 1)]
-        if all(map(len, row)):
-            rows.append([pairs.mean() for pairs in row])
+        is_whole = all(map(len, row))
+        rows.append([p.mean() for p in row] if is_whole else [np.nan] * lags)
     return np.array(rows).reshape(-1, lags)
 
 
 # Figures
 
 
-def excerpt(prompt: Sequence[int], new: Sequence[int], before: float = 3.0) -> dict:
-    """The last seconds of a prompt and what comes after it: arguments for `play`."""
+def excerpt(
+    prompt: Sequence[int],
+    new: Sequence[int],
+    before: float = 3.0,
+    seconds: float | None = None,
+) -> dict:
+    """The last seconds of a prompt and what comes after it: arguments for `play`.
+
+    seconds: at most so much of what comes after; all of it by default.
+    """
     whole = decode_midi([*prompt, *new])
-    begin = max(float(played(prompt).clock[-1]) - before, 0.0)
+    border = float(played(prompt).clock[-1])
+    begin = max(border - before, 0.0)
     end = whole.get_end_time() + 1
-    return {
-        "midi": passage(whole, begin, end),
-        "split": float(played(prompt).clock[-1]) - begin,
-    }
+    if seconds is not None:
+        end = min(end, border + seconds)
+    return {"midi": passage(whole, begin, end), "split": border - begin}
 
 
 def _bars(
@@ -334,17 +342,25 @@ def draw_positions(positions: dict) -> "Figure":
     return fig
 
 
-def draw_contents(gains: dict[str, Sequence[float]]) -> "Figure":
-    """What prefixes of several contents gain over none: mean and standard error."""
+def draw_contents(gains: dict[str, dict[str, Sequence[float]]]) -> "Figure":
+    """What prefixes of several contents gain over none, by kind: mean, standard error."""
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(6.4, 2.4))
-    names = list(gains)[::-1]
-    mean, error = np.array([gains[name] for name in names]).T
-    colors = [ORANGE if name == "its own" else GREY for name in names]
-    ax.barh(names, mean, xerr=2 * error, color=colors, height=0.6, ecolor=INK)
+    fig, ax = plt.subplots(figsize=(6.4, 4.4))
+    rows = np.arange(len(gains))
+    looks = zip(KINDS, (INK, PINK, GREEN, GREY), ("o", "s", "^", "D"), strict=True)
+    for k, (kind, color, marker) in enumerate(looks):
+        mean, error = np.array([by_kind[kind] for by_kind in gains.values()]).T
+        ax.errorbar(
+            mean, rows + 0.18 * (k - 1.5), xerr=2 * error, fmt=marker, color=color, ms=5,
+            capsize=2, label=kind,
+        )  # fmt: skip
+    for y in rows[1:]:
+        ax.axhline(y - 0.5, color=GREY, lw=0.5, alpha=0.5)
     ax.axvline(0, color=INK, lw=1)
-    ax.set(xlabel="nats per token gained over no prefix")
+    ax.set_yticks(rows, list(gains))
+    ax.set(ylim=(len(gains) - 0.5, -0.5), xlabel="nats gained over no prefix")
+    fig.legend(loc="outside lower center", ncols=4)
     return fig
 
 
@@ -367,9 +383,13 @@ def draw_attention(
     )
     is_wait = (ids >= TIME_SHIFT) & (ids < VELOCITY)
     lifts = np.flatnonzero((ids >= NOTE_OFF) & (ids < TIME_SHIFT))
+    waits = np.flatnonzero(is_wait)
+    # Waits have no pitch: their row is below all notes.
+    below = np.full(len(waits), music.pitch.min() - 8)
     marks = (
         (music.place, music.start, music.pitch, "o"),
         (lifts, music.clock[lifts], ids[lifts] - NOTE_OFF, "X"),
+        (waits, music.clock[waits], below, "^"),
     )
     for h, ax in enumerate(np.atleast_1d(axes)):
         notes = _bars(music.start, music.pitch, music.end, music.pitch)
@@ -392,6 +412,7 @@ def draw_attention(
         ax.axvline(music.clock[prefix_len], color=INK, lw=1, ls="--")
         ax.set_ylabel(f"head {h}", rotation=0, ha="right", va="center")
         ax.set(yticks=[], xlim=(music.clock[-1] - seconds, music.clock[-1] + 0.3))
+        ax.set_ylim(music.pitch.min() - 15, music.pitch.max() + 6)
         parts = weights[h, :prefix_len].sum(), weights[h, is_wait].sum()
         says = "{:.0%} of its weight on the prefix; {:.0%} on waits".format(*parts)
         ax.set_title(says, fontsize=9, loc="left")
@@ -491,16 +512,22 @@ def draw_form(form: dict) -> "Figure":
     """Likeness of pitches against the time between: played and real."""
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(6.4, 2.9))
-    for shift, player in ((-0.2, "real"), (0.2, "model")):
-        label, color, marker = LOOKS[player]
+    fig, ax = plt.subplots(figsize=(6.4, 3.1))
+    looks = (
+        ("real", *LOOKS["real"], "-"),
+        ("model", *LOOKS["model"], "--"),
+        ("model, every token", "network without top_p", GREEN, "D", ":"),
+    )
+    for shift, (player, label, color, marker, dashes) in zip(
+        (-0.3, 0.0, 0.3), looks, strict=True
+    ):
         mean, error = np.array(form["likeness"][player]).T
-        lags = PROFILE_SECONDS * np.arange(1, len(mean) + 1) + shift
+        lags = PROFILE_SECONDS * np.arange(1, len(mean) + 1)
         ax.errorbar(
-            lags, mean, 2 * error, color=color, marker=marker, ms=4, capsize=3,
-            ls="-" if player == "real" else "--", label=label,
+            lags + shift, mean, 2 * error, color=color, marker=marker, ms=4, capsize=3,
+            ls=dashes, label=label,
         )  # fmt: skip
-    chance = form["likeness"]["other pieces"]
+    chance = form["other pieces"]
     ax.axhline(chance, color=GREY, lw=1, ls=":")
     ax.text(
         lags[-1], chance, "two different pieces", ha="right", va="bottom", fontsize=9
@@ -629,6 +656,11 @@ def check_standard_error(answer: Callable) -> str:
             (means.var(ddof=1) / windows, "square"),
             (means.std(ddof=1) / np.sqrt(nats.size), "mixed"),
             (nats.std(axis=1, ddof=1).mean() / np.sqrt(tokens), "inside"),
+            (nats.std(ddof=1) / np.sqrt(windows), "spread"),
+            (nats.std() / np.sqrt(windows), "spread"),
+            (nats.mean(axis=0).std(ddof=1) / np.sqrt(tokens), "axis"),
+            (nats.mean(axis=0).std() / np.sqrt(tokens), "axis"),
+            (2 * right, "twice"),
         )
         says = {
             "tokens": "you count tokens as if each had been drawn by itself; what was drawn "
@@ -641,6 +673,12 @@ def check_standard_error(answer: Callable) -> str:
             "square": "this is the square of the standard error.",
             "mixed": "the deviation is that of windows, but the square root that of tokens: "
             "count in both what you averaged.",
+            "spread": "the square root is that of windows, but the deviation that of tokens: "
+            "count in both what you averaged.",
+            "axis": "you average over the wrong axis: these are the means of the first, second, "
+            "... targets, and what was drawn are windows, the rows.",
+            "twice": "this is twice the error. Two errors are a rule for when a difference "
+            "counts; return one.",
             "inside": "you measure how tokens differ within a window; ask how the windows' "
             "means differ.",
         }
@@ -700,10 +738,32 @@ def check_weight_by_distance(answer: Callable) -> str:
                 )
         if np.allclose(found, (sums / count)[:, ::-1]):
             raise Mistake(f"{where} the order is turned round: entry 0 is distance 0.")
+        if np.allclose(found, (sums / count).mean(axis=0)):
+            raise Mistake(
+                f"{where} you average over the heads: each has a row of its own."
+            )
+        if np.allclose(found, weights[:, -1, ::-1]):
+            raise Mistake(
+                f"{where} these are the weights of the last latent alone: average over all."
+            )
+        if np.allclose(found[:, :-1], (sums / count)[:, 1:]):
+            raise Mistake(
+                f"{where} all distances are one too small, or a latent's own key is left "
+                "out: it belongs in entry 0."
+            )
+        if np.allclose(found[:, 1:], (sums / count)[:, :-1]):
+            raise Mistake(
+                f"{where} all distances are one too large: a latent's own key is at 0."
+            )
         if np.allclose(found, weights.mean(axis=1)):
             raise Mistake(
                 f"{where} you average by position. A key at position j is at another "
                 "distance for each latent."
+            )
+        if np.allclose(found, weights.mean(axis=1)[:, ::-1]):
+            raise Mistake(
+                f"{where} you average the columns and turn them round. That is the distance from "
+                "the last latent; each of the others stands elsewhere, and has its own distances."
             )
         raise Mistake(
             f"{where} head 0 should have {np.round((sums / count)[0], 3).tolist()}, not "
@@ -731,12 +791,46 @@ def _longest_subsequence(a: Sequence[int], b: Sequence[int]) -> int:
     return row[-1]
 
 
+def _longest_in_text(a: Sequence[int], b: Sequence[int], form: str) -> int:
+    """What a search finds in text; each token is written as `form`, no `_` at the ends."""
+    text = "".join(map(form.format, b)).strip("_")
+    return max(
+        j - i
+        for i in range(len(a))
+        for j in range(i, len(a) + 1)
+        if "".join(map(form.format, a[i:j])).strip("_") in text
+    )
+
+
+class _Looked(list):
+    """A list that counts how many tokens or slices were asked of it."""
+
+    looks, most = 0, 300_000
+
+    def _count(self, number: int) -> None:
+        self.looks += number
+        if self.looks > self.most:
+            raise Mistake(
+                f"two lists of {len(self):,} tokens take you more than {self.most:,} looks. If a "
+                "run of k is shared, so is each shorter one: which k need not be tried?"
+            )
+
+    def __getitem__(self, place):
+        self._count(1)
+        return super().__getitem__(place)
+
+    def __iter__(self):
+        self._count(len(self))
+        return super().__iter__()
+
+
 @checker
 def check_longest_shared(answer: Callable) -> str:
     """Exercise 4: the longest run of tokens that stands in both of two lists."""
     import time
 
     cases = [
+        ([5, 1, 2, 6, 7, 8], [5, 2, 1, 3, 6, 7, 8]),
         ([1, 2, 3, 4, 5], [9, 2, 3, 4, 7]),
         ([7, 1, 7, 2, 7, 3], [1, 5, 2, 5, 3, 5, 7]),
         ([1, 1, 1, 2], [1, 1, 2, 1, 1]),
@@ -744,7 +838,7 @@ def check_longest_shared(answer: Callable) -> str:
         ([1, 2, 3], [4, 5]),
         ([], [1, 2]),
         ([5, 6, 7], [0, 5, 6, 7]),
-        ([1, 2, 12, 1], [11, 21, 2, 1]),
+        ([1, 2], [11, 21]),
     ]
     for a, b in cases:
         right, found = _longest_shared(a, b), answer(a, b)
@@ -757,6 +851,16 @@ def check_longest_shared(answer: Callable) -> str:
         start = 0
         while start < min(len(a), len(b)) and a[start] == b[start]:
             start += 1
+        if not found and start:
+            raise Mistake(
+                f"{where}; you find none. Is there a shortest run that you try?"
+            )
+        forms = ("{}", "_{}_", " {}", "{} ")
+        if a and found in [_longest_in_text(a, b, form) for form in forms]:
+            raise Mistake(
+                f"{where}; you find {found:g}. Do you search in text? There 1 stands in 11: "
+                "mark where each token begins and where it ends."
+            )
         if found == _longest_subsequence(a, b):
             raise Mistake(
                 f"{where}; you find {found:g}, tokens in the same order with others between. "
@@ -775,30 +879,46 @@ def check_longest_shared(answer: Callable) -> str:
     a, b = (rng.integers(388, size=4000).tolist() for _ in range(2))
     b[1700:2300] = a[900:1500]
     began = time.process_time()
-    found = answer(a, b)
+    found = answer(_Looked(a), _Looked(b))
     spent = time.process_time() - began
     if found != 600:
+        why = "Is there a longest run that you try?"
+        if found > 600:
+            why = "That is more than there is: do different runs get the same number?"
         raise Mistake(
-            f"two lists of 4,000 tokens share 600 in a row, and you find {found}. Is there a "
-            "longest run that you try?"
+            f"two lists of 4,000 tokens share 600 in a row, and you find {found}. {why}"
         )
-    if spent > 5:
+    if spent > 20:
         raise Mistake(
             f"two lists of 4,000 tokens take you {spent:.0f} seconds. If a run of k is shared, "
-            "so is each shorter one: search by halving."
+            "so is each shorter one: which k need not be tried?"
         )
-    return "Eight short pairs, and 600 tokens in a row found among 4,000."
+    return "Nine short pairs, and 600 tokens in a row found among 4,000."
 
 
 def _excerpts() -> tuple[list[list[int]], list[list[int]]]:
-    """320 tokens each: of the shipped pieces, and as the recorded takes continue them."""
+    """Of the shipped pieces, and as the recorded takes continue them: 200 tokens each.
+
+    Without note-offs: lifting what is not down would give the network away, and so would
+    how many there are. Each is moved by some keys, so that it stands in no piece.
+    """
     real, made = [], []
     for name in PIECES:
         tokens = encode_midi(load_piece(name))
         starts = np.linspace(0, len(tokens) - 320, 4).astype(int)
         real += [tokens[start : start + 320] for start in starts]
         made += measured()["heard"][name]["model"]
-    return real, made
+    shifts = (-3, 2, -1, 3, -2, 1)
+    excerpts = []
+    for part in (real, made):
+        kept = ([t for t in take if not NOTE_OFF <= t < TIME_SHIFT] for take in part)
+        excerpts.append(
+            [
+                [t + shifts[i % 6] * (t < NOTE_OFF) for t in take[:200]]
+                for i, take in enumerate(kept)
+            ]
+        )
+    return tuple(excerpts)
 
 
 @checker
@@ -826,7 +946,7 @@ def check_tell_apart(answer: Callable) -> str:
     if wins < 0.75:
         raise Mistake(
             f"of all pairs of a composer's and a network's excerpt, the network's has the higher "
-            f"score in {wins:.0%}; a coin has 50 %, and you need 75 %. Which numbers of this "
-            "chapter differ most between the two?"
+            f"score in {wins:.0%}; a coin has 50 %, and you need 75 %. Which number of this "
+            "chapter differs, for sure, and needs no note-offs?"
         )
     return f"In {wins:.0%} of all pairs the network's excerpt has the higher score."

@@ -402,11 +402,18 @@ def draw_processes() -> "Figure":
 
 def _number(found: object, what: str) -> float:
     """`found` as a float, if it is one number."""
-    if isinstance(found, Tensor) and found.numel() == 1:
+    if isinstance(found, (Tensor, np.ndarray)) and math.prod(found.shape) == 1:
         found = found.item()
     if isinstance(found, bool) or not isinstance(found, (int, float, np.number)):
         raise Mistake(f"{what} is one number; this is of type {type(found).__name__}.")
     return float(found)
+
+
+def _flat(found: Sequence[Tensor]) -> Tensor:
+    """All numbers in one vector of float32; formats with fewer bits are refused."""
+    if short := {f.dtype for f in found} - {torch.float32, torch.float64}:
+        raise Mistake(f"your tensors are of {short.pop()}; float32 is asked for.")
+    return torch.cat([f.detach().flatten().float() for f in found])
 
 
 class _Called(TorchFunctionMode):
@@ -425,7 +432,8 @@ class _Called(TorchFunctionMode):
 def check_mean_nats(answer: Callable) -> str:
     torch.manual_seed(0)
     logits = 3 * torch.randn(3, 6, 389)
-    targets = torch.randint(388, (3, 6))
+    targets = torch.randint(1, 388, (3, 6))
+    targets[1, 3] = 0  # a token like any other
     some = targets.clone()
     some[0, 2:] = some[2, 5:] = -100
     for asked in (targets, some):
@@ -451,6 +459,11 @@ def check_mean_nats(answer: Callable) -> str:
             raise Mistake(
                 f"you divide by all {asked.numel()} places, but only {int(real.sum())} "
                 "have a target. Padding would make the model look better than it is."
+            )
+        if math.isclose(found, losses[asked[real] > 0].mean().item(), rel_tol=1e-4):
+            raise Mistake(
+                "you leave out a target with the id 0, a token like any other. Only -100 "
+                "means that there is none."
             )
         rows = [
             cross_entropy(row[t >= 0], t[t >= 0])
@@ -590,7 +603,7 @@ def check_clip(answer: Callable) -> str:
                 f"at length {norm:.3f} and a bound of {most} you hand back the tensors "
                 "you were given. Return new ones: the caller may change either."
             )
-        flat = torch.cat([f.flatten() for f in found])
+        flat = _flat(found)
         whole = torch.cat([g.flatten() for g in given])
         right = whole * min(1.0, most / norm)
         if torch.allclose(flat, right, atol=1e-5):
@@ -613,6 +626,11 @@ def check_clip(answer: Callable) -> str:
             )
         if flat.isnan().any():
             raise Mistake("there are NaNs: some tensor of zeros was divided by 0.")
+        if math.isclose(flat.norm().item(), min(norm, most), rel_tol=1e-4):
+            raise Mistake(
+                "the length is right, but the vector points elsewhere. Every number keeps "
+                "its sign and its share of the whole."
+            )
         raise Mistake(
             f"length {norm:.3f}, at most {most}: yours has length {flat.norm():.3f}; "
             f"it should be {min(norm, most):.3f}, in the same direction."
@@ -647,7 +665,8 @@ def check_gradients_in_turns(answer: Callable) -> str:
 
     model = _small_model()
     tokens = torch.randint(388, (6, 12))
-    targets = torch.randint(388, (6, 8))
+    targets = torch.randint(1, 388, (6, 8))
+    targets[2, 3] = 0  # a token like any other
     targets[0, 1:] = targets[1, 2:] = -100  # two short pieces, both in the first turn
     whole = Batch(tokens, targets, None, 4)
 
@@ -677,7 +696,7 @@ def check_gradients_in_turns(answer: Callable) -> str:
         shapes = [p.shape for p in model.parameters()]
         if [f.shape for f in found] != shapes:
             raise Mistake("the shapes, or the order, are not those of the parameters.")
-        flat = torch.cat([f.detach().flatten() for f in found])
+        flat = _flat(found)
 
         def is_it(other: Tensor, flat: Tensor = flat) -> bool:
             return torch.allclose(flat, other, atol=1e-6, rtol=1e-4)
@@ -711,6 +730,17 @@ def check_gradients_in_turns(answer: Callable) -> str:
         if is_it(gradients([(t, 1.0) for t in turns])):
             raise Mistake(
                 "this is the gradient of the sum. Divide by the number of targets."
+            )
+        with_0 = sum(count) - 1
+        no_0 = [
+            t._replace(targets=t.targets.where(t.targets != 0, -100)) for t in turns
+        ]
+        if is_it(gradients([(t, 1 / with_0) for t in turns])) or is_it(
+            gradients([(t, 1 / with_0) for t in no_0])
+        ):
+            raise Mistake(
+                "you leave out a target with the id 0, a token like any other. Only -100 "
+                "means that there is none."
             )
         places = targets.numel()
         if is_it(gradients([(t, 1 / places) for t in turns])):
@@ -752,6 +782,11 @@ def check_plan_run(answer: Callable) -> str:
             raise Mistake(
                 f"the last stage has windows of {sizes[-1]}, but the model is to be used "
                 f"with {plan.model.max_seq_len}: what it never met it cannot do."
+            )
+        if min(s.steps for s in plan.stages) < 0.1 * plan.steps:
+            raise Mistake(
+                f"{what} the stages have {[s.steps for s in plan.stages]} steps: each "
+                "should have a tenth of them at least, or its windows are hardly met."
             )
         per_step = [s.num_latents * s.batch_size for s in plan.stages]
         if max(per_step) > 2 * min(per_step):
