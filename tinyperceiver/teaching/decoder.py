@@ -662,7 +662,12 @@ def check_inputs_and_targets(answer: Callable) -> str:
 def check_stop_early(answer: Callable) -> str:
     torch.manual_seed(0)
     config = replace(
-        PRESETS["tiny"], num_channels=32, max_seq_len=24, max_latents=8, init_scale=0.3
+        PRESETS["tiny"],
+        num_channels=32,
+        num_self_attention_layers=3,
+        max_seq_len=24,
+        max_latents=8,
+        init_scale=0.3,
     )
     model = PerceiverAR(config).eval()
     nn.init.normal_(model.norm.weight)
