@@ -110,6 +110,15 @@ def test_notebook_is_fit_to_commit(path):
     assert faults_of(notebook) == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_says_how_long_it_takes(path):
+    head = nbformat.read(path, as_version=4).cells[0].source
+    words = r"(about [\d,]+ words to read; )?"
+    assert re.search(
+        rf"\*\*Time\*\*: {words}all cells run in \d+ seconds on two\s+CPU\s+cores", head
+    )
+
+
 def sound_notebook() -> nbformat.NotebookNode:
     """A notebook without a fault, for planting one."""
     v4 = nbformat.v4
