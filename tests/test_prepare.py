@@ -255,7 +255,9 @@ def test_killed_workers_are_survived(source, tmp_path):
     killed = []
 
     def kill() -> None:
-        while not done.wait(rng.uniform(0.05, 0.35)) and len(killed) < 4:
+        # Not more: the second may hit a worker that reads a file alone, and a third the same file
+        # again, which is left out then, as it should be.
+        while not done.wait(rng.uniform(0.05, 0.35)) and len(killed) < 2:
             for child in multiprocessing.active_children()[:1]:
                 child.kill()
                 killed.append(child.pid)
