@@ -12,7 +12,6 @@ the model, or by n-grams, after pieces that ship.
 
 import argparse
 import copy
-import hashlib
 import json
 import math
 import platform
@@ -29,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
 from tinyperceiver.data import TokenFile, Windows, fixed_windows, transform
+from tinyperceiver.files import sha256_of
 from tinyperceiver.generation import choose_tokens
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.ngrams import NGramModel, ngram_keys
@@ -57,11 +57,6 @@ HEARD_SEEDS, HEARD_NEW = 4, 320
 SAMPLING = {"do_sample": True, "top_p": 0.95}
 RUN = 6  # tokens: shorter runs are not told apart
 ROWS = 8  # windows computed together
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seconds_of(data: TokenFile) -> float:
@@ -604,14 +599,14 @@ def main() -> None:
 
     results = {
         "checkpoint": {
-            "sha256": sha256(folder_of(args.checkpoint) / WEIGHTS),
+            "sha256": sha256_of(folder_of(args.checkpoint) / WEIGHTS),
             "parameters": model.num_parameters,
             "window": model.config.max_seq_len,
             "latents": model.config.max_latents,
         },
         "data": {
             data.path.name: {
-                "sha256": sha256(data.path),
+                "sha256": sha256_of(data.path),
                 "recordings": len(data),
                 "tokens": int(data.lengths.sum()),
                 "seconds": round(seconds_of(data)),

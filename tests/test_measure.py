@@ -3,6 +3,9 @@
 import hashlib
 import json
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,12 @@ from count_ngrams import as_text, longest_run
 
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
 from tinyperceiver.data import TokenFile
+from tinyperceiver.files import sha256_of
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.ngrams import NGramModel
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.rotary import rotation_at
-from tinyperceiver.teaching import learnt
+from tinyperceiver.teaching import learnt, records
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
     NUM_EVENTS,
@@ -375,19 +379,30 @@ def test_one_command_measures_all(model, music, tmp_path, monkeypatch, threads):
 
 
 def test_the_record_is_of_the_model_that_ships():
-    record = json.loads((learnt.RUN / "measured.json").read_text(encoding="utf-8"))
+    record = learnt.measured()
     weights = SHIPPED["tiny"] / WEIGHTS
-    assert record["checkpoint"]["sha256"] == measure.sha256(weights), "measure it again"
+    assert record["checkpoint"]["sha256"] == sha256_of(weights), "measure it again"
     played_by_model = [name for name in record["copies"] if name.startswith("model")]
     assert len(played_by_model) == 2
     for name in played_by_model:
         assert len(record["copies"][name]) == 100 and max(record["copies"][name]) < 64
 
 
-def test_a_record_that_is_not_there_is_fetched(tmp_path, monkeypatch):
-    (tmp_path / "measured.json").write_text('{"answer": 42}')
-    monkeypatch.setattr(learnt, "RUN", tmp_path / "absent")
-    monkeypatch.setattr(learnt, "ADDRESS", tmp_path.as_uri())
+def test_a_record_that_is_not_there_is_fetched_once(tmp_path, monkeypatch):
+    """As on Colab, where a notebook stands alone."""
+    served, alone = tmp_path / "served", tmp_path / "alone"
+    (served / learnt.RECORD).parent.mkdir(parents=True)
+    (served / learnt.RECORD).write_text('{"answer": 42}')
+    alone.mkdir()
+    monkeypatch.chdir(alone)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(records, "BOOK", tmp_path / "absent")
+        monkeypatch.setattr(records, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+        assert learnt.measured.__wrapped__() == {"answer": 42}
+        server.shutdown()
     assert learnt.measured.__wrapped__() == {"answer": 42}
 
 

@@ -4,7 +4,6 @@ import builtins
 import html
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from tinyperceiver.data import END, IGNORED, Batch, Windows
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.records import recorded_file
 from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive
 from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 RECORD = "runs/giantmidi/statistics.json"
-ADDRESS = "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/"
 BLACK_KEYS = (1, 3, 6, 8, 10)  # of the twelve of an octave
 LOWEST, HIGHEST = 21, 108  # keys of a piano
 BIN = 8  # tokens of a step in a picture
@@ -48,15 +47,8 @@ BIN = 8  # tokens of a step in a picture
 
 
 def recorded_statistics() -> dict:
-    """What `scripts/count_dataset.py` counted; on Colab it is fetched from the repository."""
-    beside = Path(__file__).parents[2] / "book"
-    for folder in (Path(), beside):
-        if (folder / RECORD).exists():
-            return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    from urllib.request import urlopen
-
-    with urlopen(ADDRESS + RECORD, timeout=30) as answer:
-        return json.load(answer)
+    """What `scripts/count_dataset.py` counted."""
+    return json.loads(recorded_file(RECORD).read_text(encoding="utf-8"))
 
 
 # Figures

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.request import urlopen
 
 import numpy as np
 
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.counting import EDGES, KINDS
+from tinyperceiver.teaching.records import recorded_file
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, shades
 from tinyperceiver.teaching.vocabulary import passage
 from tinyperceiver.tokenizer import (
@@ -26,10 +25,7 @@ from tinyperceiver.tokenizer import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RUN = Path(__file__).parents[2] / "book" / "runs" / "tiny"
-ADDRESS = (
-    "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/runs/tiny"
-)
+RECORD = "runs/tiny/measured.json"
 
 
 # What was recorded
@@ -37,15 +33,8 @@ ADDRESS = (
 
 @cache
 def measured() -> dict:
-    """What `scripts/measure_checkpoint.py` measured of the model that ships.
-
-    It lies in the book's folder. Without one, as on Colab, it is fetched.
-    """
-    file = RUN / "measured.json"
-    if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
-    with urlopen(f"{ADDRESS}/measured.json", timeout=60) as answer:
-        return json.load(answer)
+    """What `scripts/measure_checkpoint.py` measured of the model that ships."""
+    return json.loads(recorded_file(RECORD).read_text(encoding="utf-8"))
 
 
 # Music as numbers

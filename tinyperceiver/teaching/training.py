@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from tinyperceiver.model import PRESETS, PerceiverAR
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.records import recorded_file
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
 from tinyperceiver.training import TrainingConfig
 
@@ -43,24 +44,7 @@ __all__ = [
     "recorded_file",
 ]
 
-ADDRESS = "https://github.com/tinyperceiver/tinyperceiver/raw/main/book/"
-
-
 # Recorded runs
-
-
-def recorded_file(path: str) -> Path:
-    """A recorded file of the book, named from its folder, such as runs/tiny/log.jsonl.
-
-    It is fetched from the repository where the notebook stands alone, as on Colab.
-    """
-    local = Path(path)
-    if not local.exists():
-        from urllib.request import urlretrieve
-
-        local.parent.mkdir(parents=True, exist_ok=True)
-        urlretrieve(ADDRESS + path, local)
-    return local
 
 
 def _records(path: Path) -> list[dict]:

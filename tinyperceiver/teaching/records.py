@@ -1,0 +1,24 @@
+"""Where the recorded runs lie that chapters read."""
+
+from pathlib import Path
+
+from tinyperceiver.download import download
+
+BOOK = Path(__file__).parents[2] / "book"
+ADDRESS = "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/"
+
+
+def recorded_file(path: str) -> Path:
+    """A recorded file of the book, named from its folder, such as runs/tiny/log.jsonl.
+
+    It is fetched from the repository where the notebook stands alone, as on Colab.
+
+    Raises:
+        DownloadError: it is not here, and cannot be fetched.
+    """
+    for folder in (Path(), BOOK):
+        if (folder / path).exists():
+            return folder / path
+    local = Path(path)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    return download(ADDRESS + path, local)
