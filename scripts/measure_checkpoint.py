@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
 from tinyperceiver.data import TokenFile, Windows, fixed_windows, transform
 from tinyperceiver.files import sha256_of
-from tinyperceiver.generation import choose_tokens
+from tinyperceiver.sampling import choose_tokens
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.ngrams import NGramModel, ngram_keys
 from tinyperceiver.pieces import PIECES, load_piece

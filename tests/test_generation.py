@@ -1,17 +1,16 @@
 """Generation against the peer's continuations, and sampling against a reference and statistics."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, REFERENCE
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.generation import choose_tokens, generate, keep_top_k, keep_top_p
+from tinyperceiver.generation import generate
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.sampling import choose_tokens, keep_top_k, keep_top_p
 from tinyperceiver.tokenizer import NUM_EVENTS
 
 CASES = np.load(REFERENCE / "cases.npz")
@@ -134,68 +133,6 @@ def test_uncached_windows_grow_latents_then_prefix_then_slide(counts):
         with torch.no_grad():
             logits = model(output[:, end - latents - prefix : end], prefix, mask)[:, -1]
         assert output[:, end].tolist() == logits.argmax(-1).tolist()
-
-
-class Recorder(TorchDispatchMode):
-    """Every operation with the shapes of what it makes, counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.made[str(function), tuple(tensor.shape)] += 1
-        return out
-
-
-@pytest.mark.parametrize("counts", [None, [0, 3]])
-def test_a_step_costs_the_same_however_long_it_plays(counts, monkeypatch):
-    """No copy to slide: same memory, same bytes, same operations on the same shapes, ever after."""
-    model, prompt = small_model(), random_tokens(2, 5)
-    caches, memory, operations = [], [], {}
-    make_cache = model.make_cache
-    monkeypatch.setattr(
-        model, "make_cache", lambda *args: caches.append(make_cache(*args)) or caches[0]
-    )
-
-    def look(*_):
-        rings = [caches[0].hybrid, *caches[0].layers]
-        held = [t for ring in rings for t in (ring.key, ring.value)]
-        held += [ring.pad_mask for ring in rings if ring.pad_mask is not None]
-        memory.append([(t.data_ptr(), t.untyped_storage().nbytes()) for t in held])
-        step = len(memory)  # from here to the next look: all that a token takes
-        if step - 1 in operations:
-            operations[step - 1].__exit__(None, None, None)
-        if step in (2, 10, 300):
-            operations[step] = Recorder()
-            operations[step].__enter__()
-
-    hook = model.register_forward_hook(look)
-    pads = None if counts is None else left_pads(counts, 5)
-    model.generate(prompt, max_new_tokens=310, pad_mask=pads)
-    hook.remove()
-    assert len(caches) == 1 and len(memory) == 310
-    assert all(later == memory[0] for later in memory)
-    per_token = 2 * 2 * 16 * 4  # bytes: keys and values of two rows, 16 channels of float32
-    total = sum(size for _, size in memory[0])
-    assert total == per_token * (12 + 2 * 4) + (2 * 12 if counts else 0)
-    made = {step: recorder.made for step, recorder in operations.items()}
-    assert made[10] == made[300]  # all rings are full since step 8
-    assert sum(made[300].values()) > 50
-    assert made[2] != made[10]  # it does see shapes: the rings were still filling
-
-
-def test_short_runs_take_short_caches():
-    model, made = small_model(), []
-    hook = model.register_forward_pre_hook(
-        lambda _, args, kwargs: made.append(kwargs["cache"]), with_kwargs=True
-    )
-    model.generate(random_tokens(1, 3), max_new_tokens=2)
-    hook.remove()
-    assert made[0].hybrid.key.size(2) == 5 and made[0].layers[0].key.size(2) == 4
 
 
 # Sampling
@@ -375,19 +312,26 @@ def set_modes(model: PerceiverAR) -> list[bool]:
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_training_modes_are_restored(use_cache):
+def test_there_is_no_dropout_while_generating(use_cache):
     model, prompt = small_model(post_attention_dropout=0.5), random_tokens(1, 3)
     expected = model.generate(prompt, max_new_tokens=9, use_cache=use_cache)
+    modes = set_modes(model)
+    found = model.generate(prompt, max_new_tokens=9, use_cache=use_cache)
+    assert torch.equal(found, expected)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_training_modes_are_restored():
+    model, prompt = small_model(post_attention_dropout=0.5), random_tokens(1, 3)
     modes = set_modes(model)
     assert True in modes and False in modes
     inside = []
     hook = model.layers[0].register_forward_pre_hook(
         lambda *_: inside.extend(module.training for module in model.modules())
     )
-    found = model.generate(prompt, max_new_tokens=9, use_cache=use_cache)
+    model.generate(prompt, max_new_tokens=9, use_cache=False)
     hook.remove()
     assert not any(inside) and inside
-    assert torch.equal(found, expected)  # no dropout while generating
     assert [module.training for module in model.modules()] == modes
 
 
@@ -405,7 +349,7 @@ def test_training_modes_are_restored_after_an_exception(error):
 
     model.layers[0].register_forward_pre_hook(fail_later)
     with pytest.raises(type(error)):
-        model.generate(random_tokens(1, 3), max_new_tokens=9)
+        model.generate(random_tokens(1, 3), max_new_tokens=9, use_cache=False)
     assert [module.training for module in model.modules()] == modes
 
 
@@ -473,6 +417,21 @@ PROMPT = torch.tensor([[1, 2, 3, 4, 5]])
             r"num_latents=1 leaves a prefix of 10 tokens, more than the 8 .* in 3\.\.4",
         ),
         ({"max_new_tokens": -1}, "max_new_tokens must be at least 0, not -1"),
+        ({"max_new_tokens": None}, "max_new_tokens or max_seconds is needed"),
+        ({"max_seconds": -0.5}, "max_seconds must be at least 0, not -0.5"),
+        ({"max_seconds": float("nan")}, "max_seconds must be at least 0, not nan"),
+        ({"window": "grow"}, "window must be 'slide' or 'refill', not 'grow'"),
+        ({"precision": "float8"}, "precision must be one of .*int8.*, not 'float8'"),
+        ({"precision": "half", "use_cache": False}, "without the cache precision must be"),
+        ({"generator": [torch.Generator()] * 2}, "1 prompts need 1 generators, not 2"),
+        ({"grammar": True}, "a grammar needs the 388 MIDI events, not a vocabulary of 40"),
+        ({"min_p": 0.1}, "need do_sample=True"),
+        ({"do_sample": True, "min_p": 0.0}, r"min_p must be in \(0, 1\], not 0.0"),
+        ({"prompt": []}, "a list of prompts must hold at least one"),
+        ({"prompt": [[1, 2], []]}, r"their shapes are \[\(2,\), \(0,\)\]"),
+        ({"prompt": [[[1, 2]]]}, r"their shapes are \[\(1, 2\)\]"),
+        ({"prompt": [[1], [1, 2, 3]], "num_latents": 2}, "the shortest prompt has 1 tokens"),
+        ({"prompt": [[1, 2]], "pad_mask": PROMPT > 9}, "a list of prompts needs no pad_mask"),
         ({"temperature": 0.5}, "need do_sample=True"),
         ({"top_k": 5}, "need do_sample=True"),
         ({"top_p": 0.9}, "need do_sample=True"),

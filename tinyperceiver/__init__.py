@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
     from tinyperceiver.data import TokenFile, Windows
-    from tinyperceiver.generation import generate
+    from tinyperceiver.generation import generate, stream
     from tinyperceiver.midi import MidiReadError, read_midi
     from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
     from tinyperceiver.performance import encode_performance
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinyperceiver.pipeline import pipeline
     from tinyperceiver.prepare import prepare_giantmidi
     from tinyperceiver.rotary import apply_rotation, rotation_at
-    from tinyperceiver.tokenizer import decode_midi, encode_midi
+    from tinyperceiver.tokenizer import decode_midi, decode_notes, encode_midi
     from tinyperceiver.training import (
         RUNS,
         Stage,
@@ -53,6 +53,7 @@ __all__ = [
     "apply_rotation",
     "convert_checkpoint",
     "decode_midi",
+    "decode_notes",
     "encode_midi",
     "encode_performance",
     "generate",
@@ -66,6 +67,7 @@ __all__ = [
     "read_midi",
     "render",
     "rotation_at",
+    "stream",
     "synthesizer",
     "train",
     "wav_bytes",
@@ -78,7 +80,7 @@ _MODULE_OF = {
     "audio": "mp3_bytes piano_roll play render synthesizer wav_bytes",
     "checkpoints": "CheckpointError convert_checkpoint",
     "data": "TokenFile Windows",
-    "generation": "generate",
+    "generation": "generate stream",
     "midi": "MidiReadError read_midi",
     "model": "PRESETS DecoderLayer PerceiverAR PerceiverConfig",
     "performance": "encode_performance",
@@ -86,7 +88,7 @@ _MODULE_OF = {
     "pipeline": "pipeline",
     "prepare": "prepare_giantmidi",
     "rotary": "apply_rotation rotation_at",
-    "tokenizer": "decode_midi encode_midi",
+    "tokenizer": "decode_midi decode_notes encode_midi",
     "training": "RUNS Stage TrainingConfig make_fabric train",
 }
 _MODULE_OF = {

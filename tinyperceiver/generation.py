@@ -1,172 +1,345 @@
-"""Sampling, and the loop that continues a prompt.
+"""The loop that continues a prompt, and what it does when the window is full.
 
-Axis letters: B batch, n tokens in the window, V vocabulary.
+Axis letters: B batch, n tokens in the window, m prefix, l latents, V vocabulary.
 """
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from tinyperceiver.decoding import PRECISIONS, Decoder
 from tinyperceiver.model import PerceiverAR
-from tinyperceiver.tokenizer import NUM_EVENTS
+from tinyperceiver.sampling import Grammar, choose_tokens
+from tinyperceiver.tokenizer import PAD, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 
-__all__ = ["choose_tokens", "generate", "keep_top_k", "keep_top_p"]
+__all__ = ["generate", "stream"]
 
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits, (..., V), with -inf in place of all but the k highest and their equals."""
-    least = logits.topk(min(k, logits.size(-1))).values[..., -1:]
-    return logits.masked_fill(logits < least, float("-inf"))
-
-
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits, (..., V), with -inf outside the smallest set of probability p.
-
-    Nucleus sampling (Holtzman et al. 2020, section 3.1, arXiv:1904.09751).
-    """
-    ordered, token = logits.sort(descending=True)
-    probability = ordered.softmax(-1)
-    before = probability.cumsum(-1) - probability  # what likelier tokens have already
-    ordered = ordered.masked_fill(before >= p, float("-inf"))
-    return torch.empty_like(logits).scatter_(-1, token, ordered)
-
-
-def choose_tokens(
-    logits: Tensor,
-    *,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The next token of each row, (B, V) -> (B,): the likeliest, or one drawn.
-
-    Args:
-        logits: (B, V).
-        do_sample: draw from the distribution, padding excluded, instead of taking the
-            likeliest.
-        temperature: divides the logits; below 1 sharper, above 1 flatter.
-        top_k: draw only among the k likeliest tokens.
-        top_p: draw only among the likeliest tokens that together have probability p.
-        generator: source of randomness; PyTorch's global one by default.
-    """
-    if not do_sample:
-        return logits.argmax(-1)
-    # Padding is no event.
-    is_event = torch.arange(logits.size(-1), device=logits.device) < NUM_EVENTS
-    logits = logits.float().masked_fill(~is_event, float("-inf"))
-    # No overflow, however cold.
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None and top_p < 1:
-        logits = keep_top_p(logits, top_p)
-    probability = logits.softmax(-1)
-    if generator is not None:
-        probability = probability.to(generator.device)
-    return torch.multinomial(probability, 1, generator=generator)[:, 0].to(
-        logits.device
-    )
+Randomness = torch.Generator | Sequence[torch.Generator] | None
 
 
 def generate(
     model: PerceiverAR,
-    prompt: Tensor,
+    prompt: Tensor | Sequence,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None = None,
+    max_seconds: float | None = None,
     num_latents: int = 1,
     pad_mask: Tensor | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    grammar: bool = False,
+    window: str = "slide",
+    precision: str = "float32",
     use_cache: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     progress: bool = False,
-) -> Tensor:
+) -> Tensor | list[Tensor]:
     """Continue a prompt token by token, without end.
 
     The last `num_latents` tokens of the prompt are the first latents. Each new token is
-    one more, until there are `max_latents`; from then on the prefix grows, until the
-    window is full; from then on the window slides. With the cache, which is how the
-    released model is used, keys and values are never computed again: later states keep
-    the influence of latents that have left. Without it every step starts afresh from
-    the window. Until `max_latents` both are equal.
+    one more, until there are `max_latents`. What then happens is the window policy:
+
+    - "slide", as the library of the released model does: the oldest latent becomes
+      prefix, and when the window is full its first token leaves. Keys and values are
+      never computed again, so that states keep the influence of latents that have left.
+    - "refill", as the authors of Perceiver AR do: the model reads the last tokens
+      again, `max_latents` / 2 of them as latents. Every state is then one that training
+      knows; each such reading takes as long as that of a prompt.
+
+    Until `max_latents` both are equal.
 
     Args:
-        model: any `PerceiverAR`; its training mode is as before when this returns.
-        prompt: token ids, (B, n), any integer dtype, 1 <= n <= max_seq_len.
-        max_new_tokens: how many tokens to add.
+        model: any `PerceiverAR`; dropout is off, whatever its mode.
+        prompt: token ids, (B, n), any integer dtype, 1 <= n <= max_seq_len; or a list
+            of B prompts of different lengths, (n_i,), of which the longest counts.
+        max_new_tokens: stop a row after so many tokens.
+        max_seconds: stop a row when its new tokens last so many seconds of music.
         num_latents: 1 ... max_latents; clipped to n.
         pad_mask: True at padding, (B, n), for prompts of different lengths: padding on
-            the left, and none among the latents.
-        do_sample, temperature, top_k, top_p, generator: as in `choose_tokens`; without
-            `do_sample` the likeliest token of the whole vocabulary is taken.
-        use_cache: whether to keep keys and values between steps.
+            the left, and none among the latents. A list needs none.
+        do_sample, temperature, top_k, top_p, min_p, generator: as in `choose_tokens`;
+            without `do_sample` the likeliest token of the whole vocabulary is taken.
+        grammar: whether only what can be played may be chosen, see `Grammar`.
+        window: "slide" or "refill".
+        precision: "float32" computes what the model computes; "half" and "int8" read
+            fewer bits, see `decoding.pack`.
+        use_cache: False computes every step afresh from the window, by the model itself:
+            slow, the reference for all else.
         progress: show a bar.
 
     Returns:
-        The prompt and what was added, (B, n + max_new_tokens), int64, on the model's
-        device.
+        The prompt and what was added, (B, n + new), int64, on the model's device; rows
+        that `max_seconds` stopped before others end in padding. For a list, a list:
+        prompt and new tokens of each, (n_i + new_i,), without padding.
 
     Raises:
         ValueError: an argument is out of range; the message says what would do.
     """
-    _check_sampling(do_sample, temperature, top_k, top_p)
-    num_latents = _check_prompt(model, prompt, num_latents, pad_mask)
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, not {max_new_tokens}")
-    sampling = {
-        "do_sample": do_sample,
-        "temperature": temperature,
-        "generator": generator,
-    }
-    sampling |= {"top_k": top_k, "top_p": top_p}
-    device = model.embedding.weight.device
-    B, n = prompt.shape
-    tokens = torch.empty(B, n + max_new_tokens, dtype=torch.long, device=device)
-    tokens[:, :n] = prompt
-    if pad_mask is not None:
-        pad_mask = torch.nn.functional.pad(pad_mask.to(device), (0, max_new_tokens))
-    places = range(n, n + max_new_tokens)
+    rows = None
+    if not isinstance(prompt, Tensor):
+        if pad_mask is not None:
+            raise ValueError("a list of prompts needs no pad_mask")
+        rows = prompt = _check_list(prompt)
+        prompt, pad_mask = _pad_left(rows, model.config.vocab_size)
+    run = _Run(
+        model=model,
+        prompt=prompt,
+        pad_mask=pad_mask,
+        max_new_tokens=max_new_tokens,
+        max_seconds=max_seconds,
+        num_latents=num_latents,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        grammar=grammar,
+        window=window,
+        precision=precision,
+        use_cache=use_cache,
+        generator=generator,
+    )
+    steps = iter(run)
     if progress:
         from tqdm.auto import tqdm
 
-        places = tqdm(places, unit=" tokens")
+        steps = tqdm(steps, total=max_new_tokens, unit=" tokens")
+    new = [token[:, None] for token in steps]
+    device = model.embedding.weight.device
+    tokens = torch.cat((prompt.to(device, torch.long), *new), dim=1)
+    if rows is None:
+        return tokens
+    n = prompt.size(1)
+    return [
+        row[n - len(own) : n + length]
+        for row, own, length in zip(tokens, rows, run.lengths, strict=True)
+    ]
 
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            cache = model.make_cache(tokens.size(1)) if use_cache else None
-            for end in places:
-                if use_cache and end > n:
-                    logits = model(tokens[:, end - 1 : end], 0, cache=cache)
-                else:
-                    start = max(0, end - model.config.max_seq_len)
-                    l = min(num_latents + end - n, model.config.max_latents)
-                    pads = None if pad_mask is None else pad_mask[:, start:end]
-                    logits = model(
-                        tokens[:, start:end], end - start - l, pads, cache=cache
-                    )
-                tokens[:, end] = choose_tokens(logits[:, -1], **sampling)
-    finally:
-        for module in was_training:
-            module.training = True
-    return tokens
+
+def stream(
+    model: PerceiverAR, prompt: Tensor | Sequence[int], **options
+) -> Iterator[int]:
+    """Continue one prompt and give each token when it is chosen.
+
+    Args:
+        model, prompt: as in `generate`; one prompt, (n,) or (1, n).
+        options: those of `generate` but `pad_mask` and `progress`; without
+            `max_new_tokens` and `max_seconds` it goes on until nobody asks.
+
+    Returns:
+        An iterator of the new tokens, the same that `generate` would add.
+
+    Raises:
+        ValueError: as `generate`, at the call.
+        TypeError: an option that there is not.
+    """
+    unknown = options.keys() - (_Run.__dataclass_fields__.keys() - {"pad_mask"})
+    if unknown:
+        raise TypeError(f"stream has no options {', '.join(sorted(unknown))}")
+    prompt = torch.as_tensor(prompt)
+    if prompt.ndim == 1:
+        prompt = prompt[None]
+    if prompt.size(0) != 1:
+        raise ValueError(
+            f"stream continues one prompt, not {prompt.size(0)}: use generate"
+        )
+    endless = {"max_new_tokens": None, "max_seconds": float("inf")}
+    if not options.keys() & endless.keys():
+        options |= endless
+    run = _Run(model=model, prompt=prompt, **options)
+    return (int(token) for token in run)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """A prompt being continued; the fields are the arguments of `generate`."""
+
+    model: PerceiverAR
+    prompt: Tensor
+    pad_mask: Tensor | None = None
+    max_new_tokens: int | None = None
+    max_seconds: float | None = None
+    num_latents: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    grammar: bool = False
+    window: str = "slide"
+    precision: str = "float32"
+    use_cache: bool = True
+    generator: Randomness = None
+    lengths: list[int] = field(init=False)  # new tokens of each row so far
+
+    def __post_init__(self) -> None:
+        _check_sampling(
+            self.do_sample, self.temperature, self.top_k, self.top_p, self.min_p
+        )
+        self.num_latents = _check_prompt(
+            self.model, self.prompt, self.num_latents, self.pad_mask
+        )
+        self._check_choices()
+        B, n = self.prompt.shape
+        device = self.model.embedding.weight.device
+        self.tokens = [self.prompt.to(device, torch.long)]  # (B, n), then each (B, 1)
+        if self.pad_mask is not None:
+            self.pad_mask = self.pad_mask.to(device)
+        self.lengths = [0] * B
+        self.rules = None
+        if self.grammar:
+            self.rules = Grammar(B, self.model.config.vocab_size)
+            for row, tokens in enumerate(self.prompt.tolist()):
+                self.rules.read(row, tokens)
+        self.decoder = None
+        if self.use_cache:
+            self.decoder = Decoder(
+                self.model,
+                batch_size=B,
+                max_len=self.max_new_tokens and n + self.max_new_tokens,
+                precision=self.precision,
+            )
+
+    def _check_choices(self) -> None:
+        if self.max_new_tokens is None and self.max_seconds is None:
+            raise ValueError(
+                "say when to stop: max_new_tokens or max_seconds is needed"
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 0:
+            raise ValueError(
+                f"max_new_tokens must be at least 0, not {self.max_new_tokens}"
+            )
+        if self.max_seconds is not None and not self.max_seconds >= 0:
+            raise ValueError(f"max_seconds must be at least 0, not {self.max_seconds}")
+        if self.window not in ("slide", "refill"):
+            raise ValueError(f"window must be 'slide' or 'refill', not {self.window!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {PRECISIONS}, not {self.precision!r}"
+            )
+        if not self.use_cache and self.precision != "float32":
+            raise ValueError("without the cache precision must be 'float32'")
+        B = len(self.prompt)
+        if isinstance(self.generator, Sequence) and len(self.generator) != B:
+            raise ValueError(
+                f"{B} prompts need {B} generators, not {len(self.generator)}"
+            )
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The next token of each row, (B,), int64; padding where a row has stopped."""
+        B = len(self.lengths)
+        is_done, time = [self.max_seconds == 0] * B, [0] * B  # in steps
+        end = float("inf") if self.max_seconds is None else self.max_seconds
+        padding = min(PAD, self.model.config.vocab_size - 1)
+        while not all(is_done) and max(self.lengths) != self.max_new_tokens:
+            token = self._choose()  # (B,)
+            chosen = [None] * B
+            if self.rules is not None or self.max_seconds is not None:
+                chosen = token.tolist()
+                chosen = [
+                    padding if done else id
+                    for id, done in zip(chosen, is_done, strict=True)
+                ]
+                token = torch.tensor(chosen, device=token.device)
+            for row, id in enumerate(chosen):
+                self.lengths[row] += not is_done[row]
+                if id is not None and TIME_SHIFT <= id < VELOCITY:
+                    time[row] += id - TIME_SHIFT + 1
+                    is_done[row] = time[row] >= end * STEPS_PER_SECOND
+                if self.rules is not None and not is_done[row]:
+                    self.rules.read(row, [id])
+            self.tokens.append(token[:, None])
+            yield token
+
+    # The mode must not stay on while whoever asked for the token has his turn.
+    @torch.inference_mode()
+    def _choose(self) -> Tensor:
+        allowed = None
+        logits = self._logits()
+        if self.rules is not None:
+            allowed = torch.from_numpy(self.rules.allowed).to(logits.device)
+        return choose_tokens(
+            logits,
+            do_sample=self.do_sample,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            allowed=allowed,
+            generator=self.generator,
+        )
+
+    def _logits(self) -> Tensor:
+        """Logits of the next token, (B, V)."""
+        config, new = self.model.config, len(self.tokens) - 1
+        if new == 0:
+            self.latents = self.num_latents
+        elif self.window == "refill" and self.latents == config.max_latents:
+            self.latents = max(1, config.max_latents // 2)
+        elif self.decoder is None:
+            self.latents = min(self.latents + 1, config.max_latents)
+        else:
+            self.latents = min(self.latents + 1, config.max_latents)
+            return self.decoder.step(self.tokens[-1][:, 0])
+        tokens = torch.cat(self.tokens, dim=1)
+        prefix_len = min(tokens.size(1) - self.latents, config.max_prefix_len)
+        start = tokens.size(1) - prefix_len - self.latents
+        pads = self.pad_mask
+        if pads is not None:
+            pads = torch.nn.functional.pad(pads, (0, new))[:, start:]
+        if self.decoder is not None:
+            return self.decoder.read(tokens[:, start:], prefix_len, pads)
+        was_training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            return self.model(tokens[:, start:], prefix_len, pads)[:, -1]
+        finally:
+            for module in was_training:
+                module.training = True
 
 
 def _check_sampling(
-    do_sample: bool, temperature: float, top_k: int | None, top_p: float | None
+    do_sample: bool,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
 ) -> None:
-    if not do_sample and (temperature, top_k, top_p) != (1.0, None, None):
-        raise ValueError("temperature, top_k and top_p need do_sample=True")
+    if not do_sample and (temperature, top_k, top_p, min_p) != (1.0, None, None, None):
+        raise ValueError("temperature, top_k, top_p and min_p need do_sample=True")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive, not {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], not {top_p}")
+    for name, p in (("top_p", top_p), ("min_p", min_p)):
+        if p is not None and not 0 < p <= 1:
+            raise ValueError(f"{name} must be in (0, 1], not {p}")
+
+
+def _check_list(prompts: Sequence) -> list[Tensor]:
+    rows = [torch.as_tensor(prompt) for prompt in prompts]
+    if not rows or any(row.ndim != 1 or not len(row) for row in rows):
+        raise ValueError(
+            "a list of prompts must hold at least one, and each at least one token id, "
+            f"in one dimension; their shapes are {[tuple(row.shape) for row in rows]}"
+        )
+    return rows
+
+
+def _pad_left(rows: list[Tensor], vocab_size: int) -> tuple[Tensor, Tensor | None]:
+    """Rows of different lengths as one prompt, (B, n), and where it is padding."""
+    n = max(map(len, rows))
+    prompt = torch.full((len(rows), n), min(PAD, vocab_size - 1), dtype=torch.long)
+    pad_mask = torch.ones(len(rows), n, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        prompt[i, n - len(row) :] = row
+        pad_mask[i, n - len(row) :] = False
+    return prompt, pad_mask if pad_mask.any() else None
 
 
 def _check_prompt(
@@ -221,3 +394,4 @@ def _check_prompt(
 
 
 PerceiverAR.generate = generate
+PerceiverAR.stream = stream

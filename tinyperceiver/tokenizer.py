@@ -15,7 +15,7 @@ for models trained anew.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,9 +25,9 @@ from tinyperceiver.pedal import hold_by_peer_pedal
 
 if TYPE_CHECKING:
     import torch
-    from pretty_midi import PrettyMIDI
+    from pretty_midi import Note, PrettyMIDI
 
-__all__ = ["decode_midi", "encode_midi"]
+__all__ = ["decode_midi", "decode_notes", "encode_midi"]
 
 # First id of each kind of event.
 NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY = 0, 128, 256, 356
@@ -103,36 +103,62 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
         ValueError: a token is not a MIDI event (named with its place), or the shape or
             type is not that of token ids.
     """
-    from pretty_midi import Instrument, Note, PrettyMIDI
+    from pretty_midi import Instrument, PrettyMIDI
 
-    ids = _check_tokens(tokens)
-    by_paper = ids[:1] == [PERFORMANCE]
-    middle = VELOCITY_BIN // 2 if by_paper else 0
-    notes, struck, time, velocity, unmatched = [], {}, 0.0, 0, 0
-    for token in ids[by_paper:]:
-        if token < NOTE_OFF:
-            struck[token] = time, velocity
+    piano = Instrument(program=1)
+    notes = decode_notes(_check_tokens(tokens))
+    piano.notes = sorted(notes, key=lambda note: note.start)
+    midi = PrettyMIDI()
+    midi.instruments.append(piano)
+    return midi
+
+
+def decode_notes(tokens: Iterable[int]) -> "Iterator[Note]":
+    """The notes of `decode_midi`, each as soon as the token that ends it has come.
+
+    Made for tokens that are still being written, such as those of `PerceiverAR.stream`:
+    a note can be heard while the next one is chosen.
+
+    Args:
+        tokens: ids 0 ... 387, of any integer type; the first may be 389.
+
+    Yields:
+        `pretty_midi.Note`, in the order of their ends; times in seconds from the first
+        token on.
+
+    Raises:
+        ValueError: a token is not a MIDI event; notes before it have been given.
+    """
+    from pretty_midi import Note
+
+    by_paper, struck, time, velocity, unmatched = False, {}, 0.0, 0, 0
+    for place, token in enumerate(tokens):
+        if place == 0 and token == PERFORMANCE:
+            by_paper = True
+        elif not 0 <= token < NUM_EVENTS:
+            raise ValueError(
+                f"token {token} at place {place} is not a MIDI event: those are "
+                f"0 ... {NUM_EVENTS - 1} ({PAD} is padding)"
+            )
+        elif token < NOTE_OFF:
+            struck[int(token)] = time, velocity
         elif token < TIME_SHIFT:
-            pitch = token - NOTE_OFF
+            pitch = int(token) - NOTE_OFF
             if pitch not in struck:
                 unmatched += 1
                 continue
             start, loudness = struck.pop(pitch) if by_paper else struck[pitch]
             if time > start:
-                notes.append(Note(loudness, pitch, start, time))
+                yield Note(loudness, pitch, start, time)
         elif token < VELOCITY:
-            time += (token - TIME_SHIFT + 1) / STEPS_PER_SECOND
+            time += (int(token) - TIME_SHIFT + 1) / STEPS_PER_SECOND
             if by_paper:  # stay on the grid
                 time = round(time * STEPS_PER_SECOND) / STEPS_PER_SECOND
         else:
-            velocity = VELOCITY_BIN * (token - VELOCITY) + middle
+            middle = VELOCITY_BIN // 2 if by_paper else 0
+            velocity = VELOCITY_BIN * (int(token) - VELOCITY) + middle
     if unmatched:
         log.info("skipped %d note-offs without a note-on", unmatched)
-    piano = Instrument(program=1)
-    piano.notes = sorted(notes, key=lambda note: note.start)
-    midi = PrettyMIDI()
-    midi.instruments.append(piano)
-    return midi
 
 
 def _check_tokens(tokens) -> list[int]:
@@ -145,14 +171,6 @@ def _check_tokens(tokens) -> list[int]:
         raise ValueError(
             f"tokens must be integers in one dimension, not {ids.dtype} of shape "
             f"{ids.shape}; decode the rows of a batch one by one"
-        )
-    wrong = (ids < 0) | (ids >= NUM_EVENTS)
-    wrong[0] &= ids[0] != PERFORMANCE
-    if wrong.any():
-        place = int(wrong.argmax())
-        raise ValueError(
-            f"token {ids[place]} at place {place} is not a MIDI event: those are "
-            f"0 ... {NUM_EVENTS - 1} ({PAD} is padding)"
         )
     return ids.tolist()
 

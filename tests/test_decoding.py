@@ -1,0 +1,240 @@
+"""The fast decoder against the model, in all precisions; what a step costs."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import REFERENCE
+from torch.nn.functional import cross_entropy, linear
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tinyperceiver.checkpoints import from_pretrained
+from tinyperceiver.decoding import FEW, PRECISIONS, Decoder, pack
+from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.pieces import load_piece
+from tinyperceiver.tokenizer import encode_midi
+
+SMALL = PerceiverConfig(
+    vocab_size=40,
+    max_seq_len=12,
+    max_latents=4,
+    num_channels=16,
+    num_heads=2,
+    num_self_attention_layers=2,
+    init_scale=0.5,
+)
+
+
+def small_model(**changes) -> PerceiverAR:
+    torch.manual_seed(0)
+    return PerceiverAR(replace(SMALL, **changes)).eval()
+
+
+def random_tokens(*shape: int, vocab_size: int = 40) -> torch.Tensor:
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def left_pads(counts: list[int], n: int) -> torch.Tensor:
+    return torch.arange(n)[None] < torch.tensor(counts)[:, None]
+
+
+@torch.inference_mode()
+def both(model, tokens, n, prefix_len, pads=None, **options):
+    """Logits of the model with its cache and of a decoder, along the same tokens."""
+    decoder = Decoder(model, batch_size=len(tokens), **options)
+    cache = model.make_cache()
+    expected = [model(tokens[:, :n], prefix_len, pads, cache=cache)[:, -1]]
+    found = [decoder.read(tokens[:, :n], prefix_len, pads)]
+    for place in range(n, tokens.size(1)):
+        expected.append(model(tokens[:, place : place + 1], 0, cache=cache)[:, -1])
+        found.append(decoder.step(tokens[:, place]).clone())
+    return torch.stack(expected, dim=1), torch.stack(found, dim=1)
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+@pytest.mark.parametrize("num_rotary", [0, 1, -1])
+@pytest.mark.parametrize("n, prefix_len", [(1, 0), (5, 2), (8, 7), (12, 8), (4, 0)])
+def test_equals_the_model_with_its_cache(n, prefix_len, num_rotary, is_static):
+    """While the rings fill, when they are full, and long after; in float64 to the last digits."""
+    model = small_model(num_self_attention_rotary_layers=num_rotary).double()
+    tokens = random_tokens(3, n + 40)
+    expected, found = both(model, tokens, n, prefix_len, is_static=is_static)
+    # Results are given in float32.
+    torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+def test_equals_the_model_with_padding(is_static):
+    model, pads = small_model(), left_pads([0, 3, 5], 8)
+    tokens = random_tokens(3, 40)
+    expected, found = both(model, tokens, 8, 5, pads, is_static=is_static)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    without, _ = both(model, tokens, 8, 5)
+    assert (without - expected)[1:, :4].abs().amax() > 1e-3  # padding does make a difference
+
+
+@pytest.mark.parametrize("num_layers", [0, 3])
+def test_reads_with_any_number_of_layers(num_layers):
+    model = small_model(num_self_attention_layers=num_layers).double()
+    expected, found = both(model, random_tokens(1, 30), 9, 6)
+    torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
+
+
+def test_reading_again_forgets_all_before():
+    model = small_model()
+    decoder = Decoder(model, batch_size=2)
+    tokens, pads = random_tokens(2, 12), left_pads([0, 4], 8)
+    first = decoder.read(tokens[:, :8], 5, pads)
+    steps = [decoder.step(tokens[:, place]) for place in range(8, 12)]
+    decoder.read(random_tokens(2, 11), 8)
+    for _ in range(20):
+        decoder.step(tokens[:, 0])
+    assert torch.equal(decoder.read(tokens[:, :8], 5, pads), first)
+    for place, step in zip(range(8, 12), steps, strict=True):
+        assert torch.equal(decoder.step(tokens[:, place]), step)
+
+
+class Recorder(TorchDispatchMode):
+    """Every operation with the shapes of what it makes, counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.made[str(function), tuple(tensor.shape)] += 1
+        return out
+
+
+@pytest.mark.parametrize("counts", [None, [0, 3]])
+def test_a_step_costs_the_same_however_long_it_plays(counts):
+    """No copy to slide: same memory, same bytes, same operations on the same shapes, ever after."""
+    decoder, tokens = Decoder(small_model(), batch_size=2), random_tokens(2, 310)
+    decoder.read(tokens[:, :5], 4, None if counts is None else left_pads(counts, 5))
+    held = [ring for layer in decoder.layers for ring in (layer.keys, layer.values)]
+    memory = [(ring.data_ptr(), ring.untyped_storage().nbytes()) for ring in held]
+    made = {}
+    for place in range(5, 310):
+        with Recorder() as recorder:
+            decoder.step(tokens[:, place])
+        made[place] = recorder.made
+    after = [ring for layer in decoder.layers for ring in (layer.keys, layer.values)]
+    assert memory == [(ring.data_ptr(), ring.untyped_storage().nbytes()) for ring in after]
+    per_token = 2 * 2 * 16 * 4  # bytes: keys and values of two rows, 16 channels of float32
+    assert sum(size for _, size in memory) == per_token * (12 + 2 * 4)
+    assert made[15] == made[309]  # all rings are full
+    assert sum(made[309].values()) > 50
+    assert made[6] != made[15]  # it does see shapes: the rings were still filling
+
+
+def test_short_runs_take_little_room():
+    decoder = Decoder(small_model(), max_len=5)
+    assert decoder.layers[0].keys.size(1) == 5 and decoder.layers[1].keys.size(1) == 4
+
+
+def test_the_model_is_left_as_it_is():
+    model = small_model(post_attention_dropout=0.5, residual_dropout=0.5).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tokens = random_tokens(1, 6)
+    for precision in PRECISIONS:
+        decoder = Decoder(model, precision=precision)
+        logits = decoder.read(tokens, 3)
+        assert torch.equal(decoder.read(tokens, 3), logits)  # no dropout
+    assert model.training and all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_window_that_the_model_does_not_take_is_refused():
+    with pytest.raises(ValueError, match="at most 8 prefix tokens and 4 latents"):
+        Decoder(small_model()).read(random_tokens(1, 12), 3)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1, 40])
+@pytest.mark.parametrize("precision, error", [("float32", 1e-6), ("half", 4e-3), ("int8", 2e-2)])
+def test_products_in_all_precisions(precision, error, rows):
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64) / 8, torch.randn(rows, 64)
+    found = pack(weight, precision, batch_size=rows)(x).float()
+    expected = linear(x, weight)
+    assert found.shape == (rows, 96)
+    assert (found - expected).norm() / expected.norm() < error
+    if precision != "float32":  # the test sees rounding at all
+        assert (found - expected).norm() / expected.norm() > error / 100
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [(3, 8), (1, 4)])
+def test_products_of_odd_sizes_and_of_zeros(precision, shape):
+    weight = torch.zeros(shape)
+    for rows in (1, 9):
+        out = pack(weight, precision)(torch.zeros(rows, shape[1]))
+        assert out.shape == (rows, shape[0]) and (out == 0).all()
+
+
+def test_unknown_precisions_are_refused():
+    with pytest.raises(ValueError, match=r"precision must be one of .*'half'.*, not 'float8'"):
+        Decoder(small_model(), precision="float8")
+
+
+@pytest.fixture(scope="module")
+def trained() -> PerceiverAR:
+    return from_pretrained(PerceiverAR, "tiny")
+
+
+@pytest.mark.parametrize("precision", ["half", "int8"])
+def test_fewer_bits_cost_less_than_a_hundredth_of_the_nats(trained, precision):
+    """By reading and by steps, on real music (benchmarks/precision.py has held-out windows)."""
+    tokens = torch.tensor([encode_midi(load_piece("chopin-mazurka"))[:700]])
+
+    def nats(of: str) -> float:
+        decoder = Decoder(trained, precision=of)
+        logits = [decoder.read(tokens[:, :400], 100)]
+        logits += [decoder.step(tokens[:, place]) for place in range(400, 699)]
+        return cross_entropy(torch.cat(logits), tokens[0, 400:]).item()
+
+    exact = nats("float32")
+    assert 0 < abs(nats(precision) - exact) < 0.01 * exact
+
+
+def test_greedy_tokens_are_the_models_own_in_float32(trained):
+    """Against decoding by the model itself, at full size: 2,048 tokens of window, latents full."""
+    tokens = torch.tensor([encode_midi(load_piece("bach-prelude"))[:1000]])
+    output = trained.generate(tokens, max_new_tokens=60, num_latents=1000)
+    cache = trained.make_cache()
+    with torch.inference_mode():
+        logits = trained.eval()(tokens, 0, cache=cache)[:, -1]
+        for token in output[0, 1000:]:
+            assert token == logits.argmax()
+            logits = trained(token.view(1, 1), 0, cache=cache)[:, -1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "half"])
+def test_a_recorded_graph_gives_the_same(precision):
+    model = PerceiverAR(PRESETS["tiny"]).cuda()
+    tokens = random_tokens(2, 40, vocab_size=388).cuda()
+    plain = Decoder(model, batch_size=2, precision=precision, is_static=False)
+    graph = Decoder(model, batch_size=2, precision=precision)
+    torch.testing.assert_close(plain.read(tokens[:, :9], 5), graph.read(tokens[:, :9], 5))
+    for place in range(9, 40):
+        expected, found = plain.step(tokens[:, place]), graph.step(tokens[:, place])
+        torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)
+
+
+def test_int8_is_for_cpus():
+    with pytest.raises(ValueError, match="int8 is for CPUs: on meta use 'half'"):
+        pack(torch.empty(4, 4, device="meta"), "int8")
+
+
+def test_the_reference_model():
+    model = from_pretrained(PerceiverAR, REFERENCE / "hub")
+    expected, found = both(model, random_tokens(2, 80, vocab_size=388), 60, 40)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
