@@ -149,6 +149,8 @@ def test_shipped_checkpoint_is_the_default(folder, run):
         ("--temperature", 0.2),
         ("--top-k", 2),
         ("--top-p", 0.1),
+        ("--min-p", 0.5),
+        ("--grammar",),
         ("--num-latents", 8),
         ("--prompt-tokens", 5),
         ("--seed", 2),
@@ -162,6 +164,15 @@ def test_every_option_reaches_the_music(folder, run, options):
     assert code == 0, err
     assert ("seed" not in out) == ("--greedy" in options)
     assert Path("plain.mid").read_bytes() != Path("out.mid").read_bytes()
+
+
+def test_options_that_show_late_reach_the_music(folder, run):
+    options, music = (*SEEDED, "--max-new-tokens", 300), set()
+    for changed in ([], ["--window", "refill"], ["--precision", "int8"]):
+        code, _, err = run("generate", "prompt.mid", "-o", "out.mid", *options, *changed)
+        assert code == 0, err
+        music.add(Path("out.mid").read_bytes())
+    assert len(music) == 3
 
 
 def test_a_prompt_longer_than_the_window_is_continued_from_its_end(folder, run):

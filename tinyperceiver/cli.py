@@ -6,7 +6,7 @@ import secrets
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -109,6 +109,24 @@ def generate(
             help="Choose among the likeliest tokens of this total probability."
         ),
     ] = 0.95,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose among tokens at least this share as likely as the likeliest."
+        ),
+    ] = None,
+    grammar: Annotated[
+        bool,
+        typer.Option("--grammar", help="Choose only what can be played."),
+    ] = False,
+    window: Annotated[
+        Literal["slide", "refill"],
+        typer.Option(help="What happens when the latents are full."),
+    ] = "slide",
+    precision: Annotated[
+        Literal["float32", "half", "int8"],
+        typer.Option(help="Bits of the weights: fewer are faster and less exact."),
+    ] = "float32",
     seed: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +140,8 @@ def generate(
         bool,
         typer.Option(
             "--greedy",
-            help="Always take the likeliest token: temperature, top-k, top-p and seed do nothing.",
+            help="Always take the likeliest token: temperature, top-k, top-p, min-p and "
+            "seed do nothing.",
         ),
     ] = False,
     only_new: Annotated[
@@ -158,21 +177,24 @@ def generate(
 
     # The model reads the end of a prompt that is longer than its window.
     num_latents = num_latents or min(64, model.config.max_latents)
-    window = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
+    read = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
     sampling = {}
     if not greedy:
         seed = secrets.randbelow(2**32) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
-        sampling |= {"top_k": top_k, "generator": generator}
+        sampling |= {"top_k": top_k, "min_p": min_p, "generator": generator}
     output_tokens = model.generate(
-        torch.tensor([window]),
+        torch.tensor([read]),
         max_new_tokens=max_new_tokens,
         num_latents=num_latents,
+        grammar=grammar,
+        window=window,
+        precision=precision,
         progress=True,
         **sampling,
     )
-    new = output_tokens[0, len(window) :].tolist()
+    new = output_tokens[0, len(read) :].tolist()
     music = decode_midi(decodable(tokens, new) if only_new else tokens + new)
     _write_midi(output, music)
     if wav is not None:
