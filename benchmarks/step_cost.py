@@ -4,7 +4,7 @@
 
 Random weights of the released shape, float32. Two runs of decoding start from the same full window
 of 4,096 prefix tokens and 2,048 latents. One is taken 10 steps on, the other 5,000; then they take
-turns, step by step, so that a busy machine slows both alike. Takes about ten minutes and 2 GB.
+turns, step by step, so that a busy machine slows both alike. Takes a few minutes and 2 GB.
 """
 
 import resource
@@ -15,6 +15,7 @@ import time
 import torch
 
 from tinyperceiver import PRESETS, PerceiverAR
+from tinyperceiver.decoding import Decoder
 
 ROUNDS = 100
 
@@ -26,16 +27,16 @@ def main() -> None:
     model = PerceiverAR(PRESETS["released"]).eval()
     config = model.config
 
-    def start():
-        cache = model.make_cache()
+    def start() -> Decoder:
+        decoder = Decoder(model)
         prompt = torch.randint(0, 388, (1, config.max_seq_len))
-        model(prompt, config.max_prefix_len, cache=cache)
-        return cache
+        decoder.read(prompt, config.max_prefix_len)
+        return decoder
 
-    def step(cache) -> float:
-        token = torch.randint(0, 388, (1, 1))
+    def step(decoder: Decoder) -> float:
+        token = torch.randint(0, 388, (1,))
         begin = time.perf_counter()
-        model(token, 0, cache=cache)
+        decoder.step(token)
         return 1000 * (time.perf_counter() - begin)
 
     early, late = start(), start()

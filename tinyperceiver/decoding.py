@@ -201,6 +201,8 @@ class Decoder:
         tokens (B, n), pad_mask (B, n) -> logits of the next token, (B, V), float32.
         """
         self.model._check_window(tokens, prefix_len)
+        if self.is_static and tokens.is_cuda and self.graph is None:
+            self._record()
         B, n = tokens.shape
         first = 0 if pad_mask is None else -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
         place = torch.arange(n, device=tokens.device)
@@ -244,12 +246,10 @@ class Decoder:
     def step(self, tokens: Tensor) -> Tensor:
         """One more token of each row, (B,) -> logits of the next, (B, V), float32.
 
-        On CUDA the result is overwritten by the next step.
+        From a recorded graph the result is overwritten by the next step.
         """
-        if not (self.is_static and tokens.is_cuda):
-            return self._step(tokens)
         if self.graph is None:
-            self._record(tokens)
+            return self._step(tokens)
         self.graph_tokens.copy_(tokens)
         self.graph.replay()
         return self.graph_logits
@@ -278,7 +278,7 @@ class Decoder:
         slot = seen % capacity
         layer.keys.index_copy_(1, slot, k.flatten(0, 1).to(layer.keys.dtype))
         layer.values.index_copy_(2, slot, v.flatten(0, 1).mT.to(layer.values.dtype))
-        if is_hybrid and self.has_padding:
+        if is_hybrid and (self.has_padding or self.is_static):
             self.padding.index_fill_(2, slot, False)
         keys, values, hidden = layer.keys, layer.values, None
         if self.is_static:  # all places, and the empty ones hidden
@@ -333,20 +333,15 @@ class Decoder:
         x = x.view(self.batch_size, -1, self.num_heads, x.size(-1) // self.num_heads)
         return x.transpose(1, 2)  # (B, H, n or l or 1, d)
 
-    def _record(self, tokens: Tensor) -> None:
-        """Record a step as a CUDA graph; what the trial runs changed is put back."""
-        state = (self.seen, self.position, self.padding)
-        kept = [part.clone() for part in state]
-        self.graph_tokens = tokens.clone()
+    def _record(self) -> None:
+        """Record a step as a CUDA graph; what the rings hold is lost."""
+        self.graph_tokens = torch.zeros_like(self.position[:, 0])
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(3):  # to choose kernels, and their memory
                 self._step(self.graph_tokens)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.graph_logits = self._step(self.graph_tokens)
-        # The trials wrote into places that are empty or will be written first.
-        for part, value in zip(state, kept, strict=True):
-            part.copy_(value)
