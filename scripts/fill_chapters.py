@@ -7,9 +7,11 @@ The package is where code is edited, `book/exercises/` where exercises are; chap
   than the comment and empty definitions: `def rotation_at(): ...`
 - The exercises of `book/exercises/NAME.py` follow the cell of the chapter `NAME` that starts
   with `## Exercises`: for each a task, a cell to answer in, and a solution, folded on the page.
-- `book/solutions.md` collects the solutions.
+- `book/solutions.md` collects the solutions, `book/code_index.md` says where code is shown;
+  `book/teaching.md` gets each chapter's title and minutes, `book/glossary.md` links to chapters.
 
-Run it from anywhere: `.venv/bin/python scripts/fill_chapters.py [--check | --no-run] [NAME ...]`.
+Run it from anywhere: `.venv/bin/python scripts/fill_chapters.py [--check | --no-run] [NAME ...]`,
+or with `--pages` for the pages alone.
 """
 
 import argparse
@@ -178,6 +180,128 @@ def chapter_title(path: Path) -> str:
     return re.search(r"^# (.+)$", cells[0].source, re.MULTILINE)[1]
 
 
+# The index of code
+
+
+def shown_code() -> list[tuple[str, str, str, str]]:
+    """(name, file, chapter, section) of all that tagged cells define, in the order of the book."""
+    shown = []
+    for path in sorted(BOOK.glob("[0-9]*.ipynb")):
+        section = ""
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                section = [section, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
+            elif TAG in cell.metadata.get("tags", []):
+                file = FILE_COMMENT.match(cell.source.partition("\n")[0])[1]
+                names = definitions(cell.source)
+                shown += [(name, file, path.stem, section) for name in names]
+    return shown
+
+
+def described(path: Path) -> tuple[str, list[str]]:
+    """The first line of a module's docstring, and its public names."""
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    public = []
+    for statement in module.body:
+        if "__all__" in [getattr(t, "id", "") for t in getattr(statement, "targets", [])]:
+            public = ast.literal_eval(statement.value)
+    return (ast.get_docstring(module) or "").partition("\n")[0], sorted(public)
+
+
+def code_index_page() -> str:
+    """The text of `book/code_index.md`."""
+    shown = shown_code()
+    title_of = {stem: chapter_title(BOOK / f"{stem}.ipynb") for _, _, stem, _ in shown}
+    text = (
+        "# Code by chapter\n\nWhere the book shows the package's code. This page is made from the "
+        "chapters by `make chapters`.\n\n## As you read\n"
+    )
+    for stem, title in title_of.items():
+        text += f"\n### [{title}]({stem}.ipynb)\n\n"
+        places = dict.fromkeys((place, file) for _, file, where, place in shown if where == stem)
+        for place, file in places:
+            names = [row[0] for row in shown if row[1:] == (file, stem, place)]
+            text += f"- *{place}*, `{file}`: {', '.join(f'`{name}`' for name in names)}\n"
+    text += "\n## By name\n\n| name | file | chapter |\n| --- | --- | --- |\n"
+    for name, file, stem, _ in sorted(shown, key=lambda row: (row[0].strip("_").lower(), row)):
+        number = int(stem.split("_")[0])
+        text += f"| `{name}` | `{Path(file).name}` | [{number}]({stem}.ipynb) |\n"
+    text += "\n## Shown in no chapter\n\nPublic names that chapters use or leave to you.\n\n"
+    known = {(name, file) for name, file, _, _ in shown}
+    for path in sorted((ROOT / "tinyperceiver").glob("[!_]*.py")):
+        file = path.relative_to(ROOT).as_posix()
+        summary, public = described(path)
+        names = [f"`{name}`" for name in public if (name, file) not in known]
+        if names:
+            text += f"- `{file}`. {summary} {', '.join(names)}\n"
+    text += "\nFigures and checkers, which no other part of the package uses:\n\n"
+    for path in sorted((ROOT / "tinyperceiver" / "teaching").glob("[!_]*.py")):
+        text += f"- `{path.relative_to(ROOT).as_posix()}`. {described(path)[0]}\n"
+    return text
+
+
+# The teaching guide
+
+WORDS_A_MINUTE = 200
+GUIDE_ENTRY = re.compile(
+    r"^\(guide-(\d\d)\)=\n### .*\n\n\*\*Minutes\*\*: [^;]*; exercises about (\d+)", re.MULTILINE
+)
+GUIDE_TABLE = re.compile(r"(?<=% minutes, made by make chapters\n).*?(?=% end\n)", re.DOTALL)
+
+
+def minutes_of(path: Path) -> tuple[int, int, int]:
+    """Words of a chapter's text, lines of its code, seconds that its header gives for running.
+
+    Exercises and their solutions are not counted.
+    """
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "exercise" not in c.metadata]
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    lines = sum(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code")
+    return words, lines, int(re.search(r"all cells run in (\d+) seconds", cells[0].source)[1])
+
+
+def teaching_page() -> str:
+    """The text of `book/teaching.md`, with the titles and minutes that the chapters have now."""
+    rows = ["| chapter | words | reading, min | lines of code | cells, s | exercises, min |\n"]
+    rows.append(re.sub(r"[^|\n]+", " --- ", rows[0]))
+
+    def entry(found: re.Match) -> str:
+        number, estimate = found.groups()
+        paths = list(BOOK.glob(f"{number}_*.ipynb"))
+        if not paths:  # not written yet
+            return found[0]
+        words, lines, seconds = minutes_of(paths[0])
+        reading, title = round(words / WORDS_A_MINUTE), chapter_title(paths[0])
+        link = f"[{int(number)}]({paths[0].name})"
+        rows.append(f"| {link} | {words:,} | {reading} | {lines} | {seconds} | {estimate} |\n")
+        return (
+            f"(guide-{number})=\n### [{title}]({paths[0].name})\n\n"
+            f"**Minutes**: reading {reading}, cells {seconds / 60:.1f}; exercises about {estimate}"
+        )
+
+    text = GUIDE_ENTRY.sub(entry, (BOOK / "teaching.md").read_text(encoding="utf-8"))
+    return GUIDE_TABLE.sub(lambda _: "".join(["\n", *rows, "\n"]), text)
+
+
+def glossary_page() -> str:
+    """The text of `book/glossary.md`, with links to the chapters that there are."""
+
+    def link(found: re.Match) -> str:
+        paths = list(BOOK.glob(f"{int(found[1]):02}_*.ipynb"))
+        return f"[Chapter {found[1]}]({paths[0].name})." if paths else found[0]
+
+    text = (BOOK / "glossary.md").read_text(encoding="utf-8")
+    return re.sub(r"(?<=\. )Chapter (\d+)\.$", link, text, flags=re.MULTILINE)
+
+
+PAGES = {
+    "solutions.md": solutions_page,
+    "code_index.md": code_index_page,
+    "teaching.md": teaching_page,
+    "glossary.md": glossary_page,
+}
+
+
 # Chapters
 
 
@@ -230,10 +354,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if needed")
     parser.add_argument("--no-run", action="store_true", help="copy only")
     parser.add_argument("--run", action="store_true", help="run also those that did not change")
+    parser.add_argument("--pages", action="store_true", help="leave the chapters as they are")
     options = parser.parse_args()
     stale = []
     for path in sorted(BOOK.glob("[0-9]*.ipynb")):
-        if options.chapters and path.stem not in options.chapters:
+        if options.pages or (options.chapters and path.stem not in options.chapters):
             continue
         notebook = nbformat.read(path, as_version=4)
         changed = fill(notebook, path.stem)
@@ -246,11 +371,12 @@ def main() -> int:
             run(notebook)
         if changed or options.run:
             nbformat.write(notebook, path)
-    page = BOOK / "solutions.md"
-    if not page.exists() or page.read_text(encoding="utf-8") != solutions_page():
-        stale.append(page.name)
-        if not options.check:
-            page.write_text(solutions_page(), encoding="utf-8")
+    for name, text_of in PAGES.items():
+        page, text = BOOK / name, text_of()
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not options.check:
+                page.write_text(text, encoding="utf-8")
     print(f"{'stale' if options.check else 'filled'}: {', '.join(stale) or 'none'}")
     return int(options.check and bool(stale))
 

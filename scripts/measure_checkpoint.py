@@ -29,11 +29,11 @@ from torch.nn.functional import cross_entropy
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
 from tinyperceiver.data import TokenFile, Windows, fixed_windows, transform
 from tinyperceiver.files import sha256_of
-from tinyperceiver.sampling import choose_tokens
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.ngrams import NGramModel, ngram_keys
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.rotary import rotation_at
+from tinyperceiver.sampling import choose_tokens
 from tinyperceiver.teaching.counting import EDGES, KINDS
 from tinyperceiver.teaching.hybrid import attention_weights
 from tinyperceiver.teaching.learnt import NUMBERS, likeness, likeness_by_lag, numbers_of, profiles

@@ -1,6 +1,7 @@
-"""Where the golden answers lie, and the larger data that some tests can use."""
+"""What tests share: golden answers, larger data that some can use, a browser, colours."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,27 @@ torch.set_num_threads(1)
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCE = Path(__file__).parent.parent / "tinyperceiver" / "assets" / "reference"
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs the hub and a large download, unless -m speaks of it."""
+    if "hub" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("hub")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:
@@ -31,6 +53,19 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"TINYPERCEIVER_DATA names {name!r}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no Chromium here: on Debian, apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def linear(color: str) -> np.ndarray:

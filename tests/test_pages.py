@@ -7,7 +7,6 @@ The tests look at what `make book` left in book/_build/html and never build anyt
 import functools
 import html.parser
 import http.server
-import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -19,17 +18,6 @@ import yaml
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "book" / "_build" / "html"
 PHONE = {"width": 375, "height": 812}  # pixels
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
 
 pytestmark = pytest.mark.pages
 
@@ -91,19 +79,6 @@ def origin(site):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("no Chromium here: on Debian, apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,9 @@ class _Package(ModuleType):
         if name == "pipeline" and isinstance(value, ModuleType):
             value = value.pipeline  # the function of this name, not the module
         super().__setattr__(name, value)
-        if name == "model":
+        # Of these two the one that was asked for comes last.
+        is_last = name == "model" and f"{__name__}.decoding" not in sys.modules
+        if is_last or name == "decoding":
             # They give PerceiverAR its generate, from_pretrained and save_pretrained.
             importlib.import_module(f"{__name__}.generation")
             importlib.import_module(f"{__name__}.checkpoints")

@@ -194,6 +194,25 @@ def render(
     return samples
 
 
+def open_piano(sample_rate: int = 22_050) -> "_FluidSynth | _TinySoundFont":
+    """A piano to be played key by key, for music that is not yet written to its end.
+
+    Args:
+        sample_rate: in Hz.
+
+    Returns:
+        A synthesizer with four methods: `on(0, pitch, velocity)`, `off(0, pitch)`,
+        `samples(count)`, the next ones, stereo, (count, 2), and `close()`.
+
+    Raises:
+        SynthesizerNotFoundError: no synthesizer is installed.
+    """
+    kind = {"fluidsynth": _FluidSynth, "tinysoundfont": _TinySoundFont}[synthesizer()]
+    synth = kind(_check_soundfont(None), sample_rate)
+    synth.select(0, 0, 1)  # the program of `decode_midi`
+    return synth
+
+
 def _render_instrument(
     synth: "_FluidSynth | _TinySoundFont",
     part: "Instrument",
@@ -512,6 +531,8 @@ def play(
     title: str | None = None,
     split: float | None = None,
     soundfont: str | os.PathLike | None = None,
+    playhead: float | None = None,
+    downloads: str | None = None,
 ) -> "HTML":
     """A player and a piano roll for a notebook: one output, which needs no network and no script.
 
@@ -523,6 +544,10 @@ def play(
         split: when a continuation begins, in seconds: what comes before is orange, as
             prefixes are in the book, and the continuation blue, as latents.
         soundfont: as `render`.
+        playhead: where the player starts, in seconds; if given, a line in the piano roll
+            follows the sound, and starting one player stops the others, where scripts run.
+        downloads: links offer the music as MIDI and as MP3, as files of this name without its
+            ending; the second of them needs scripts.
 
     Returns:
         An output to display: the last value of a cell, or what `display` takes.
@@ -538,9 +563,10 @@ def play(
     facts = ["nothing to hear: no notes"]
     if len(samples):
         mp3 = base64.b64encode(mp3_bytes(samples)).decode()
-        parts.append(_svg_roll(roll))
+        line, events = ("", "") if playhead is None else _follow(roll, playhead)
+        parts.append(_svg_roll(roll, line))
         parts.append(
-            f'<audio controls preload="metadata" aria-label="{name}" style="width:100%" '
+            f'<audio controls preload="metadata" aria-label="{name}" style="width:100%"{events} '
             f'src="data:audio/mpeg;base64,{mp3}"></audio>'
         )
         font = html.escape(Path(soundfont).name if soundfont else "TimGM6mb.sf2")
@@ -550,6 +576,8 @@ def play(
         style = f"display:inline-block;width:.7em;height:.7em;background:{BLUE}"
         square = f'<span style="{style}"></span>'
         facts.append(f"{square} continuation from {roll.split:.1f} s")
+    if downloads is not None:
+        facts.append(_links(midi, html.escape(downloads), bool(len(samples))))
     parts.append(f'<div style="font-size:.8em;opacity:.85">{" · ".join(facts)}</div>')
     # A book may style the class; a <figure> would bring its theme's own captions and margins.
     return HTML(
@@ -557,8 +585,48 @@ def play(
     )
 
 
-def _svg_roll(roll: _Roll) -> str:
+# Event attributes run where a <script> does not: inside a widget.
+_MOVE = (
+    "audio.closest('.tinyperceiver-player').querySelector('.playhead').style.left = "
+    "Math.min(100 * audio.currentTime / audio.dataset.seconds, 100) + '%'"
+)
+_EVENTS = {
+    "onloadedmetadata": "this.currentTime = this.dataset.start",
+    "onseeking": f"const audio = this; {_MOVE}",
+    "onplay": "const audio = this; for (const other of document.querySelectorAll('audio')) "
+    "{ if (other !== audio) other.pause() } "
+    f"(function follow() {{ {_MOVE}; audio.paused || requestAnimationFrame(follow) }})()",
+}
+
+
+def _follow(roll: _Roll, start: float) -> tuple[str, str]:
+    """A line over the roll, and the attributes by which an <audio> beside it moves the line."""
+    left = f"left:{min(start / roll.seconds, 1):.2%}"
+    style = f"position:absolute;top:0;bottom:0;border-left:2px solid;{left}"
+    line = f'<div class="playhead" aria-hidden="true" style="{style}"></div>'
+    data = {"data-seconds": f"{roll.seconds:.3f}", "data-start": f"{start:.3f}"}
+    attributes = (f' {k}="{html.escape(v)}"' for k, v in (data | _EVENTS).items())
+    return line, "".join(attributes)
+
+
+def _links(midi: "PrettyMIDI", name: str, has_sound: bool) -> str:
+    """Links to a player's music as files. The MP3 is not written into the page twice."""
+    buffer = io.BytesIO()
+    midi.write(buffer)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    link = f'<a style="text-decoration:underline" download="{name}'
+    links = f'{link}.mid" href="data:audio/midi;base64,{data}">MIDI</a>'
+    if has_sound:
+        audio = "this.closest('.tinyperceiver-player').querySelector('audio')"
+        click = f'onclick="this.href = {audio}.src"'
+        links += f' {link}.mp3" href="#" {click}>MP3</a>'
+    return f"download: {links}"
+
+
+def _svg_roll(roll: _Roll, line: str = "") -> str:
     """The piano roll as an inline SVG, in the colour of the text around it.
+
+    `line` is HTML to lie over the drawing.
 
     The drawing stretches to the width of the page; the labels lie over it and keep their size.
     """
@@ -611,5 +679,5 @@ def _svg_roll(roll: _Roll) -> str:
         f'<div style="position:relative;height:12em;margin:.8em .6em 1.6em 3em">'
         f'<svg role="img" aria-label="{roll.text}" viewBox="0 0 {width} {height}" fill="none" '
         f'preserveAspectRatio="none" style="display:block;width:100%;height:100%">{paths}</svg>'
-        f"{labels}</div>"
+        f"{labels}{line}</div>"
     )

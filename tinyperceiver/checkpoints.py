@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -33,34 +34,40 @@ __all__ = [
     "PEER_NAMES",
     "CheckpointError",
     "convert_checkpoint",
+    "find_folder",
     "from_pretrained",
+    "peer_config",
     "peer_name",
+    "peer_tensors",
     "save_pretrained",
+    "write_checkpoint",
 ]
 
-# Our modules and the peer's. In the hub's layout "backend_model." stands before the peer's names,
-# in a training checkpoint "model."; .weight and .bias are called alike.
-PEER_NAMES = {
-    "embedding": "input_adapter.txt_embedding",
-    "hybrid_layer.attention.norm": "cross_attention.0.module.q_norm",
-    "hybrid_layer.attention.prefix_norm": "cross_attention.0.module.kv_norm",
-    "hybrid_layer.attention.attention.query": "cross_attention.0.module.attention.q_proj",
-    "hybrid_layer.attention.attention.key": "cross_attention.0.module.attention.k_proj",
-    "hybrid_layer.attention.attention.value": "cross_attention.0.module.attention.v_proj",
-    "hybrid_layer.attention.attention.output": "cross_attention.0.module.attention.o_proj",
-    "hybrid_layer.mlp.norm": "cross_attention.1.module.0",
-    "hybrid_layer.mlp.up": "cross_attention.1.module.1",
-    "hybrid_layer.mlp.down": "cross_attention.1.module.3",
-    "layers.{i}.attention.norm": "self_attention.{i}.0.module.norm",
-    "layers.{i}.attention.attention.query": "self_attention.{i}.0.module.attention.q_proj",
-    "layers.{i}.attention.attention.key": "self_attention.{i}.0.module.attention.k_proj",
-    "layers.{i}.attention.attention.value": "self_attention.{i}.0.module.attention.v_proj",
-    "layers.{i}.attention.attention.output": "self_attention.{i}.0.module.attention.o_proj",
-    "layers.{i}.mlp.norm": "self_attention.{i}.1.module.0",
-    "layers.{i}.mlp.up": "self_attention.{i}.1.module.1",
-    "layers.{i}.mlp.down": "self_attention.{i}.1.module.3",
-    "norm": "out_norm",
-}
+# Our modules and the peer's, in two columns. In the hub's layout "backend_model."
+# stands before the peer's names, in a training checkpoint "model."; .weight and .bias
+# are called alike.
+_TABLE = """
+embedding                               input_adapter.txt_embedding
+hybrid_layer.attention.norm             cross_attention.0.module.q_norm
+hybrid_layer.attention.prefix_norm      cross_attention.0.module.kv_norm
+hybrid_layer.attention.attention.query  cross_attention.0.module.attention.q_proj
+hybrid_layer.attention.attention.key    cross_attention.0.module.attention.k_proj
+hybrid_layer.attention.attention.value  cross_attention.0.module.attention.v_proj
+hybrid_layer.attention.attention.output cross_attention.0.module.attention.o_proj
+hybrid_layer.mlp.norm                   cross_attention.1.module.0
+hybrid_layer.mlp.up                     cross_attention.1.module.1
+hybrid_layer.mlp.down                   cross_attention.1.module.3
+layers.{i}.attention.norm               self_attention.{i}.0.module.norm
+layers.{i}.attention.attention.query    self_attention.{i}.0.module.attention.q_proj
+layers.{i}.attention.attention.key      self_attention.{i}.0.module.attention.k_proj
+layers.{i}.attention.attention.value    self_attention.{i}.0.module.attention.v_proj
+layers.{i}.attention.attention.output   self_attention.{i}.0.module.attention.o_proj
+layers.{i}.mlp.norm                     self_attention.{i}.1.module.0
+layers.{i}.mlp.up                       self_attention.{i}.1.module.1
+layers.{i}.mlp.down                     self_attention.{i}.1.module.3
+norm                                    out_norm
+"""
+PEER_NAMES = dict(row.split() for row in _TABLE.strip().splitlines())
 # Of the rotation; we compute them.
 PEER_SPEEDS = "input_adapter.frq_pos_encoding.inv_freq"
 
@@ -87,13 +94,30 @@ class CheckpointError(ValueError):
 
 
 def peer_name(name: str) -> str:
-    """The peer's name of our parameter: "layers.2.mlp.up.weight" -> "self_attention.2.1.…"."""
+    """The peer's name of our parameter, "layers.2.mlp.up.weight" or another."""
     module, _, kind = name.rpartition(".")
     index = re.search(r"\d+", module)
     if index is None:
         return f"{PEER_NAMES[module]}.{kind}"
     module = module.replace(index[0], "{i}", 1)
     return f"{PEER_NAMES[module].format(i=index[0])}.{kind}"
+
+
+def peer_config(settings: dict, source: str | Path) -> PerceiverConfig:
+    """Our configuration from the peer's; `source` is what an error names."""
+    return _make_config(settings, source, REQUIRED, IGNORED)
+
+
+def peer_tensors(
+    state: dict[str, torch.Tensor], config: PerceiverConfig
+) -> dict[str, torch.Tensor]:
+    """A model's `state_dict` by the names of the hub's layout, contiguous and on the CPU."""
+    tensors = {peer_name(name): tensor for name, tensor in state.items()}
+    tensors[PEER_SPEEDS] = _peer_speeds(config)
+    return {
+        "backend_model." + name: tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def from_pretrained(
@@ -122,27 +146,13 @@ def from_pretrained(
     Raises:
         CheckpointError: nothing by this name, or it is damaged, incomplete or another model.
     """
-    folder = SHIPPED.get(name_or_path) or Path(name_or_path).expanduser()
-    is_path = isinstance(name_or_path, os.PathLike) or re.match(
-        r"[./~]|.*\\|.*/.*/", name_or_path
+    folder = find_folder(
+        name_or_path,
+        revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
     )
-    if folder.is_dir() and revision is not None:
-        raise CheckpointError(
-            f"{folder} is a folder: revision={revision!r} is for a hub id only"
-        )
-    if not folder.is_dir():
-        if is_path or folder.is_file() or name_or_path in SHIPPED:
-            raise CheckpointError(
-                f"{folder} is not a folder with a checkpoint (convert_checkpoint makes one from a "
-                f"training checkpoint)"
-            )
-        options = {
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "token": token,
-        }
-        folder = _fetch_from_hub(name_or_path, revision, options)
-
     source, settings = folder / CONFIG, _read_json(folder / CONFIG)
     if "format" in settings:
         config = _make_config(settings, source, OWN_REQUIRED, {"weights_sha256"})
@@ -175,6 +185,41 @@ def from_pretrained(
     )
 
 
+def find_folder(
+    name_or_path: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Where a checkpoint lies on this machine; what is on the hub is downloaded.
+
+    Arguments and errors are those of `from_pretrained`.
+    """
+    folder = SHIPPED.get(name_or_path) or Path(name_or_path).expanduser()
+    is_path = isinstance(name_or_path, os.PathLike) or re.match(
+        r"[./~]|.*\\|.*/.*/", name_or_path
+    )
+    if folder.is_dir() and revision is not None:
+        raise CheckpointError(
+            f"{folder} is a folder: revision={revision!r} is for a hub id only"
+        )
+    if folder.is_dir():
+        return folder
+    if is_path or folder.is_file() or name_or_path in SHIPPED:
+        raise CheckpointError(
+            f"{folder} is not a folder with a checkpoint (convert_checkpoint makes one from a "
+            f"training checkpoint)"
+        )
+    options = {
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "token": token,
+    }
+    return _fetch_from_hub(name_or_path, revision, options)
+
+
 def save_pretrained(
     self: PerceiverAR, folder: str | os.PathLike, *, dtype: torch.dtype | None = None
 ) -> Path:
@@ -201,18 +246,36 @@ def save_pretrained(
             raise CheckpointError(
                 f"{name} has values beyond the range of {dtype}: use another"
             )
+    write_checkpoint(
+        folder,
+        tensors,
+        lambda digest: OWN_REQUIRED | asdict(self.config) | {"weights_sha256": digest},
+    )
+    return folder
 
+
+def write_checkpoint(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    make_settings: Callable[[str], dict],
+) -> None:
+    """Write config.json and model.safetensors, in the place of what stood there.
+
+    Args:
+        folder: made if it is not there.
+        tensors: by the names that they get in the file; contiguous, on the CPU.
+        make_settings: what config.json holds, given the SHA-256 of the weights.
+
+    Raises:
+        CheckpointError: the folder can't be written; it is then as it was.
+    """
     config, weights = folder / CONFIG, folder / WEIGHTS
     is_new, before = not folder.exists(), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = _finish_interrupted_save(folder)
         save_file(tensors, _staged(weights), metadata={"format": "pt"})
-        settings = (
-            OWN_REQUIRED
-            | asdict(self.config)
-            | {"weights_sha256": _sha256(_staged(weights))}
-        )
+        settings = make_settings(_sha256(_staged(weights)))
         _staged(config).write_text(
             json.dumps(settings, indent=2) + "\n", encoding="utf-8"
         )
@@ -234,7 +297,6 @@ def save_pretrained(
         if isinstance(error, (OSError, SafetensorError)):
             raise CheckpointError(f"{folder} could not be written: {error}") from error
         raise
-    return folder
 
 
 def convert_checkpoint(
@@ -293,7 +355,7 @@ def _convert(checkpoint: object, source: str) -> PerceiverAR:
             f"{source} is no Lightning training checkpoint: no `state_dict` with "
             f"`hyper_parameters` (from_pretrained loads a folder as it is on the hub)"
         )
-    config = _make_config(settings, source, REQUIRED, IGNORED)
+    config = peer_config(settings, source)
     return _build(PerceiverAR, config, tensors, source, prefix="model.")
 
 
@@ -365,21 +427,24 @@ def _build(
     return model.eval()
 
 
+def _peer_speeds(config: PerceiverConfig) -> torch.Tensor:
+    """Radians per token of each pair of channels, (d / 2), to the bit as the peer's."""
+    head_dim = config.num_channels // config.num_heads
+    return 1 / 10_000.0 ** (torch.arange(0, head_dim, 2) / head_dim)
+
+
 def _check_speeds(
     speeds: torch.Tensor, config: PerceiverConfig, source: str | Path
 ) -> None:
     """Refuse weights trained with another rotation than ours: they would load, but not play."""
-    head_dim = config.num_channels // config.num_heads
-    expected = 10_000.0 ** (
-        -torch.arange(0, head_dim, 2) / head_dim
-    )  # (d / 2), radians per token
+    expected = _peer_speeds(config)
     precision = torch.finfo(speeds.dtype).eps if speeds.is_floating_point() else 0
     if speeds.shape != expected.shape or not torch.allclose(
         speeds.float(), expected, rtol=max(1e-5, precision), atol=0
     ):
         raise CheckpointError(
             f"{source} was trained with another rotary embedding: {PEER_SPEEDS} "
-            f"{tuple(speeds.shape)} is not 10000 ** (-2 i / {head_dim}), i < {len(expected)}"
+            f"{tuple(speeds.shape)} is not 10000 ** (-i / {len(expected)}), i < {len(expected)}"
         )
 
 

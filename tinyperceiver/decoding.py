@@ -1,4 +1,4 @@
-"""Decoding at the speed of memory: what `PerceiverAR` computes, arranged for one new token.
+"""Decoding at the speed of memory: `PerceiverAR`, arranged for one new token.
 
 A step of decoding reads every weight, key and value once and does almost nothing with
 them. Its time is that of reading, so here each is read once, in as few bits as wanted,
@@ -302,7 +302,7 @@ class Decoder:
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, pad_mask: Tensor | None
     ) -> Tensor:
-        """What `attention.attend` gives; with few bits on a CPU faster: (B, H, l, d)."""
+        """What `attention.attend` gives; faster with few bits on a CPU."""
         l, n = q.size(2), k.size(2)
         if self.precision == "float32" or q.is_cuda or pad_mask is not None:
             return attend(q, k, v, pad_mask=pad_mask)

@@ -68,8 +68,8 @@ def generate(
         window: "slide" or "refill".
         precision: "float32" computes what the model computes; "half" and "int8" read
             fewer bits, see `decoding.pack`.
-        use_cache: False computes every step afresh from the window, by the model itself:
-            slow, the reference for all else.
+        use_cache: False computes every step afresh from the window, by the model
+            itself: slow, the reference for all else.
         progress: show a bar.
 
     Returns:
@@ -349,8 +349,8 @@ def _check_prompt(
     config = model.config
     if prompt.ndim != 2 or prompt.is_floating_point() or prompt.dtype == torch.bool:
         raise ValueError(
-            f"the prompt must be token ids of shape (B, n), not {prompt.dtype} of shape "
-            f"{tuple(prompt.shape)}; use unsqueeze(0) on a single row"
+            f"the prompt must be token ids of shape (B, n), not {prompt.dtype} of "
+            f"shape {tuple(prompt.shape)}; use unsqueeze(0) on a single row"
         )
     n = prompt.size(1)
     if not 1 <= n <= config.max_seq_len:
@@ -362,8 +362,8 @@ def _check_prompt(
     if wrong.any():
         row, place = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"token {prompt[row, place]} at place {place} of row {row} is not in this model's "
-            f"vocabulary of {config.vocab_size}"
+            f"token {prompt[row, place]} at place {place} of row {row} is not in this "
+            f"model's vocabulary of {config.vocab_size}"
         )
     if not 1 <= num_latents <= config.max_latents:
         raise ValueError(
@@ -372,23 +372,24 @@ def _check_prompt(
     num_latents = min(num_latents, n)
     if n - num_latents > config.max_prefix_len:
         raise ValueError(
-            f"num_latents={num_latents} leaves a prefix of {n - num_latents} tokens, more than "
-            f"the {config.max_prefix_len} this model takes; for a prompt of {n} tokens "
-            f"num_latents must be in {n - config.max_prefix_len}..{min(n, config.max_latents)}"
+            f"num_latents={num_latents} leaves a prefix of {n - num_latents} tokens, "
+            f"more than the {config.max_prefix_len} this model takes; for a prompt of "
+            f"{n} tokens num_latents must be in "
+            f"{n - config.max_prefix_len}..{min(n, config.max_latents)}"
         )
     if pad_mask is not None:
         if pad_mask.shape != prompt.shape or pad_mask.dtype != torch.bool:
             raise ValueError(
-                f"pad_mask must be bool of the prompt's shape {tuple(prompt.shape)}, not "
-                f"{pad_mask.dtype} of shape {tuple(pad_mask.shape)}"
+                f"pad_mask must be bool of the prompt's shape {tuple(prompt.shape)}, "
+                f"not {pad_mask.dtype} of shape {tuple(pad_mask.shape)}"
             )
         if (pad_mask[:, 1:] & ~pad_mask[:, :-1]).any():
             raise ValueError("padding must stand on the left of each prompt")
         if pad_mask[:, n - num_latents :].any():
             shortest = int((~pad_mask).sum(dim=1).min())
             raise ValueError(
-                f"padding must not be among the latents: the shortest prompt has {shortest} "
-                f"tokens, num_latents is {num_latents}"
+                f"padding must not be among the latents: the shortest prompt has "
+                f"{shortest} tokens, num_latents is {num_latents}"
             )
     return num_latents
 

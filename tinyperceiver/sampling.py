@@ -23,7 +23,7 @@ MAX_SILENCE = 10  # seconds without a key struck or released that a grammar allo
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits, (..., V), with -inf in place of all but the k highest and their equals."""
+    """Logits, (..., V), with -inf in place of all but the k highest and equals."""
     least = logits.topk(min(k, logits.size(-1))).values[..., -1:]
     return logits.masked_fill(logits < least, float("-inf"))
 
