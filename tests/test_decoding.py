@@ -1,42 +1,19 @@
 """The fast decoder against the model, in all precisions; what a step costs."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
 from conftest import REFERENCE
+from models import left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.decoding import FEW, PRECISIONS, Decoder, pack
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.model import PRESETS, PerceiverAR
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.tokenizer import encode_midi
-
-SMALL = PerceiverConfig(
-    vocab_size=40,
-    max_seq_len=12,
-    max_latents=4,
-    num_channels=16,
-    num_heads=2,
-    num_self_attention_layers=2,
-    init_scale=0.5,
-)
-
-
-def small_model(**changes) -> PerceiverAR:
-    torch.manual_seed(0)
-    return PerceiverAR(replace(SMALL, **changes)).eval()
-
-
-def random_tokens(*shape: int, vocab_size: int = 40) -> torch.Tensor:
-    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
-
-
-def left_pads(counts: list[int], n: int) -> torch.Tensor:
-    return torch.arange(n)[None] < torch.tensor(counts)[:, None]
 
 
 @torch.inference_mode()

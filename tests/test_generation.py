@@ -1,51 +1,24 @@
 """Generation against the peer's continuations, and sampling against a reference and statistics."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, REFERENCE
+from models import left_pads, random_tokens, seeded, small_model
 
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.generation import generate
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.model import PerceiverAR
 from tinyperceiver.sampling import choose_tokens, keep_top_k, keep_top_p
 from tinyperceiver.tokenizer import NUM_EVENTS
 
 CASES = np.load(REFERENCE / "cases.npz")
 PADDED = np.load(GOLDEN / "small" / "padded.npz")
-SMALL = PerceiverConfig(
-    vocab_size=40,
-    max_seq_len=12,
-    max_latents=4,
-    num_channels=16,
-    num_heads=2,
-    num_self_attention_layers=2,
-    init_scale=0.5,
-)
 
 
 @pytest.fixture(scope="module")
 def golden_model() -> PerceiverAR:
     return from_pretrained(PerceiverAR, REFERENCE / "hub")
-
-
-def small_model(**changes) -> PerceiverAR:
-    torch.manual_seed(0)
-    return PerceiverAR(replace(SMALL, **changes)).eval()
-
-
-def random_tokens(B: int, n: int, vocab_size: int = 40) -> torch.Tensor:
-    return torch.randint(vocab_size, (B, n), generator=torch.Generator().manual_seed(1))
-
-
-def left_pads(counts: list[int], n: int) -> torch.Tensor:
-    return torch.arange(n)[None] < torch.tensor(counts)[:, None]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # Against the peer

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE
+from models import seeded
 
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.generation import stream
@@ -36,10 +37,6 @@ def golden_model() -> PerceiverAR:
 
 def random_tokens(*shape: int) -> torch.Tensor:
     return torch.randint(388, shape, generator=torch.Generator().manual_seed(1))
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # Min-p

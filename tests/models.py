@@ -1,0 +1,34 @@
+"""A small model and what it is tried with, for the tests of decoding and of generation."""
+
+from dataclasses import replace
+
+import torch
+
+from tinyperceiver.model import PerceiverAR, PerceiverConfig
+
+SMALL = PerceiverConfig(
+    vocab_size=40,
+    max_seq_len=12,
+    max_latents=4,
+    num_channels=16,
+    num_heads=2,
+    num_self_attention_layers=2,
+    init_scale=0.5,
+)
+
+
+def small_model(**changes) -> PerceiverAR:
+    torch.manual_seed(0)
+    return PerceiverAR(replace(SMALL, **changes)).eval()
+
+
+def random_tokens(*shape: int, vocab_size: int = 40) -> torch.Tensor:
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def left_pads(counts: list[int], n: int) -> torch.Tensor:
+    return torch.arange(n)[None] < torch.tensor(counts)[:, None]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
