@@ -215,3 +215,38 @@ def test_the_reference_model():
     model = from_pretrained(PerceiverAR, REFERENCE / "hub")
     expected, found = both(model, random_tokens(2, 80, vocab_size=388), 60, 40)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_refused():
+    decoder, tokens = Decoder(small_model(), batch_size=2, max_len=6), random_tokens(2, 8)
+    with pytest.raises(ValueError, match="read a prompt first"):
+        decoder.step(tokens[:, 0])
+    with pytest.raises(ValueError, match="for 2 rows, not 1"):
+        decoder.read(tokens[:1, :5], 3)
+    with pytest.raises(ValueError, match="8 tokens do not fit: max_len is 6"):
+        decoder.read(tokens, 5)
+    decoder.read(tokens[:, :5], 3)
+    decoder.step(tokens[:, 5])
+    with pytest.raises(ValueError, match="no room for a token"):
+        decoder.step(tokens[:, 6])
+    decoder.read(tokens[:, :5], 3)  # a prompt makes room again
+    decoder.step(tokens[:, 5])
+
+
+def test_after_a_failed_read_nothing_is_answered():
+    decoder, tokens = Decoder(small_model(), batch_size=2), random_tokens(2, 5)
+    decoder.read(tokens, 3)
+    with pytest.raises(RuntimeError):
+        decoder.read(tokens, 3, torch.zeros(2, 9, dtype=torch.bool))
+    with pytest.raises(ValueError, match="read a prompt first"):
+        decoder.step(tokens[:, 0])
+
+
+@pytest.mark.parametrize("precision", ["half", "int8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_few_bits_are_packed_from_many(precision, dtype):
+    """A scale in bfloat16 would turn the largest weights around."""
+    model = small_model().to(dtype)
+    with pytest.raises(ValueError, match=r"in float32; this one has .*float16"):
+        Decoder(model, precision=precision)
+    model.generate(random_tokens(1, 3), max_new_tokens=2)

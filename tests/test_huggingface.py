@@ -27,7 +27,7 @@ from tinyperceiver.huggingface import (
 )
 from tinyperceiver.model import PRESETS, PerceiverAR
 from tinyperceiver.pipeline import SymbolicAudioPipeline
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.tokenizer import NUM_EVENTS, encode_midi
 
 HUB = REFERENCE / "hub"
 CASES = np.load(REFERENCE / "cases.npz")
@@ -213,12 +213,37 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
+def test_padding_is_in_the_prefix_or_refused(model, ours):
+    tokens = torch.randint(NUM_EVENTS, (1, 6), generator=seeded())
+    alone = ours(tokens, 4)
+    padded = torch.cat((torch.full((1, 4), 388), tokens), dim=1)
+    mask = (torch.arange(10) >= 4).long()[None]
+    found = model(padded, attention_mask=mask).logits  # by default no pad is a latent
+    assert found.shape[1] == 6
+    assert torch.allclose(found, ours(tokens, 0), atol=1e-4)
+    found = model(padded, prefix_len=8, attention_mask=mask).logits
+    assert torch.allclose(found, alone, atol=1e-4)
+    with pytest.raises(ValueError, match="padding must be in the prefix: a row has 4"):
+        model(padded, prefix_len=2, attention_mask=mask)
+    with pytest.raises(ValueError, match="padding must stand on the left"):
+        model(padded, attention_mask=mask.flip(1))
+
+
+def test_the_loss_of_a_part_of_a_step(model):
+    tokens = torch.randint(NUM_EVENTS, (2, 9), generator=seeded())
+    mean = model(tokens, prefix_len=4, labels=tokens).loss
+    part = model(tokens, prefix_len=4, labels=tokens, num_items_in_batch=torch.tensor(16)).loss
+    assert torch.allclose(part, mean / 2)  # 8 targets here, 16 in all
+    with pytest.raises(ValueError, match="cannot honour position_ids"):
+        model(tokens, position_ids=torch.arange(9)[None])
+
+
 def test_generate_is_ours(model, ours):
     prompt = torch.tensor([encode_midi(PROMPT)])
     options = {"max_new_tokens": 40, "num_latents": 4, "do_sample": True, "top_p": 0.9}
     found = model.generate(prompt, generator=seeded(), **options)
     assert torch.equal(found, ours.generate(prompt, generator=seeded(), **options))
-    with pytest.raises(ValueError, match="generate needs a prompt"):
+    with pytest.raises(ValueError, match="generate needs one prompt"):
         model.generate(**options)
     with pytest.raises(TypeError, match="num_beams"):
         model.generate(prompt, num_beams=4, **options)
@@ -275,7 +300,7 @@ def test_arguments_given_to_pipeline_hold_until_given_again(continue_midi):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "max_new_tokens is needed"),
+        ({}, "max_new_tokens or max_seconds is needed"),
         ({"max_new_tokens": 2, "num_beams": 4}, "num_beams"),
         ({"max_new_tokens": 2, "batch_size": 8}, "batch_size"),
         ({"max_new_tokens": 2, "return_type": "midi"}, "return_type must be 'audio' or 'tensors'"),

@@ -17,7 +17,7 @@ from tinyperceiver.checkpoints import CheckpointError, from_pretrained
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.performance import encode_performance
 from tinyperceiver.pipeline import SymbolicAudioPipeline, encode_prompt, pipeline
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+from tinyperceiver.tokenizer import TIME_SHIFT, VELOCITY, decode_midi, encode_midi
 
 HUB = REFERENCE / "hub"
 TASK = "symbolic-audio-generation"
@@ -167,6 +167,12 @@ class ReturnType(Enum):
 @pytest.mark.parametrize("kind", ["tensors", "TENSORS", ReturnType.TENSORS])
 def test_return_type_by_word_or_member(continue_midi, kind):
     assert set(continue_midi(PROMPT, return_type=kind, max_new_tokens=1)) == {"generated_token_ids"}
+
+
+def test_seconds_are_enough(continue_midi):
+    found = continue_midi(PROMPT, return_type="tensors", max_seconds=1.0, do_sample=True)
+    new = found["generated_token_ids"][len(encode_midi(PROMPT)) :]
+    assert sum(t - TIME_SHIFT + 1 for t in new if TIME_SHIFT <= t < VELOCITY) >= 100
 
 
 @pytest.mark.parametrize("kind", ["audio", ReturnType.AUDIO])

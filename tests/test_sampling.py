@@ -1,18 +1,21 @@
 """Filters, the grammar, streams, stops, batches of different lengths, what a full window does."""
 
+import dataclasses
+import inspect
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from conftest import REFERENCE
-from models import seeded
+from models import seeded, small_model
 
+from tinyperceiver import generation
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.generation import stream
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.sampling import MAX_SILENCE, Grammar, choose_tokens, keep_min_p
-from tinyperceiver.tokenizer import decode_midi, decode_notes
+from tinyperceiver.tokenizer import PAD, TIME_SHIFT, decode_midi, decode_notes
 
 SMALL = PerceiverConfig(
     max_seq_len=48,
@@ -182,7 +185,7 @@ def test_a_stream_comes_token_by_token_and_without_end(model):
     assert (
         first[:100] == model.generate(torch.tensor([[60, 355]]), max_new_tokens=100)[0, 2:].tolist()
     )
-    # Whoever reads a stream can train in between.
+    # Whoever reads a stream has his own modes in between.
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
@@ -313,3 +316,36 @@ def test_window_policies_agree_until_the_latents_are_full(golden_model):
     same = most - 10 + 1
     assert torch.equal(slid[:same], refilled[:same])
     assert not torch.equal(slid, refilled)
+
+
+@pytest.mark.parametrize("seconds, steps", [(0.07, 7), (0.14, 14), (1.1, 110), (2.2, 220)])
+def test_seconds_end_on_the_step(seconds, steps):
+    """1.1 * 100 is more than 110."""
+    model = small_model(vocab_size=389)
+    with torch.no_grad():  # a model that always waits 10 ms
+        model.norm.weight.zero_()
+        model.norm.bias.fill_(1.0)
+        model.embedding.weight.zero_()
+        model.embedding.weight[TIME_SHIFT] = 1.0
+    assert model.generate(torch.tensor([[60]]), max_seconds=seconds).size(1) == 1 + steps
+
+
+def test_the_grammar_does_not_read_padding(model):
+    """Whatever stands there: a 60 would be a key that is down."""
+    pads = torch.tensor([[True, True, False, False]])
+    options = {"max_new_tokens": 40, "do_sample": True, "grammar": True, "pad_mask": pads}
+    found = [
+        model.generate(torch.tensor([[pad, pad, 62, 300]]), generator=seeded(3), **options)
+        for pad in (PAD, 60, 0)
+    ]
+    assert torch.equal(found[0][:, 4:], found[1][:, 4:])
+    assert torch.equal(found[0][:, 4:], found[2][:, 4:])
+
+
+def test_generate_and_stream_have_the_same_options():
+    """An option that is named in one place and forgotten in another would be ignored."""
+    ours = inspect.signature(generation.generate).parameters.keys()
+    fields = {f.name for f in dataclasses.fields(generation._Run) if f.init}
+    assert ours - {"progress"} == fields
+    source = inspect.getsource(generation.generate)
+    assert all(f"{name}={name}" in source for name in fields)

@@ -135,6 +135,19 @@ def test_a_take_is_what_generate_gives(model, panel, changed):
     assert "Take 1: 32 tokens" in panel.status.value
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_at_the_end_leaves_the_panel_usable(panel, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the front end has gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(panel, "_keep", fail)
+        panel.generate.click()
+        panel.wait(SILENT)
+        assert not panel.generate.disabled and panel.stop.disabled
+    assert generate(panel).new
+
+
 def test_stop_keeps_what_was_written(panel):
     panel.knobs["max_new_tokens"].value = LONGEST
     panel.generate.click()

@@ -108,20 +108,21 @@ class Decoder:
     comes next. Keys and values are held as in `KVCache`: the hybrid layer has those of
     the last `max_seq_len` tokens, the others have those of the last `max_latents`, and
     none is computed again. In float32 the logits are those of the model with a cache,
-    up to rounding. Dropout is never applied. Weights are packed when this is made:
-    later changes of the model go unnoticed.
+    up to rounding. Dropout is never applied. Some weights are packed when this is made,
+    others are the model's own: while it is used the model must not change.
 
     Args:
         model: on any device; it stays as it is.
         batch_size: B.
         max_len: most tokens of a row, prompt included; no more room than that is taken.
+            Without it the window slides, for ever.
         precision: of the weights, see `pack`; sums, keys and values have the model's
             own precision on a CPU.
         is_static: whether every step reads all places of the rings, the empty ones too,
             so that a CUDA graph can be recorded and replayed: on CUDA by default.
 
     Raises:
-        ValueError: no such precision, or not for this device.
+        ValueError: no such precision, or not for this device or this model's dtype.
     """
 
     def __init__(
@@ -134,13 +135,22 @@ class Decoder:
         is_static: bool | None = None,
     ) -> None:
         config = model.config
+        dtype = model.embedding.weight.dtype
+        if precision != "float32" and dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"precision={precision!r} packs the weights of a model in float32; this "
+                f"one has {dtype}: take precision='float32', which leaves them so, or "
+                "model.float()"
+            )
         self.model, self.precision, self.batch_size = model, precision, batch_size
         self.num_heads = config.num_heads
         self.is_static = (
             model.embedding.weight.is_cuda if is_static is None else is_static
         )
-        self.dtype = model.embedding.weight.dtype
-        longest = max_len or config.max_seq_len
+        self.dtype = dtype
+        longest = config.max_seq_len if max_len is None else max_len
+        self.max_len = max_len
+        self.room = 0  # for so many steps; none before a prompt
         self.capacity = min(config.max_seq_len, longest)  # of the hybrid layer
         self.latent_capacity = min(config.max_latents, longest)  # of all others
         num_rotary = config.num_self_attention_rotary_layers
@@ -199,8 +209,20 @@ class Decoder:
         """Take in prompts, and forget all before: the arguments of the model's forward.
 
         tokens (B, n), pad_mask (B, n) -> logits of the next token, (B, V), float32.
+
+        Raises:
+            ValueError: as by the model; or B or n is not what this was made for.
         """
         self.model._check_window(tokens, prefix_len)
+        if len(tokens) != self.batch_size:
+            raise ValueError(
+                f"this decoder is for {self.batch_size} rows, not {len(tokens)}"
+            )
+        if self.max_len is not None and tokens.size(1) > self.max_len:
+            raise ValueError(
+                f"{tokens.size(1)} tokens do not fit: max_len is {self.max_len}"
+            )
+        self.room = 0  # until all is read
         if self.is_static and tokens.is_cuda and self.graph is None:
             self._record()
         B, n = tokens.shape
@@ -240,6 +262,7 @@ class Decoder:
         self.padding.fill_(False)
         if self.has_padding:
             self.padding[:, 0, :n] = pad_mask
+        self.room = float("inf") if self.max_len is None else self.max_len - n
         return self._logits(x[:, -1])
 
     @torch.inference_mode()
@@ -247,7 +270,17 @@ class Decoder:
         """One more token of each row, (B,) -> logits of the next, (B, V), float32.
 
         From a recorded graph the result is overwritten by the next step.
+
+        Raises:
+            ValueError: no prompt was read, or `max_len` tokens were.
         """
+        if self.room < 1:
+            raise ValueError(
+                "read a prompt first"
+                if self.max_len is None
+                else f"no room for a token: read a prompt first, of less than {self.max_len}"
+            )
+        self.room -= 1
         if self.graph is None:
             return self._step(tokens)
         self.graph_tokens.copy_(tokens)
@@ -306,7 +339,7 @@ class Decoder:
         l, n = q.size(2), k.size(2)
         if self.precision == "float32" or q.is_cuda or pad_mask is not None:
             return attend(q, k, v, pad_mask=pad_mask)
-        # PyTorch's CPU kernel is slow in bfloat16, and computes what is masked, too.
+        # PyTorch's CPU kernel gains little in bfloat16, and computes what is masked, too.
         q, k, v = (
             part.bfloat16().contiguous() for part in (q * q.size(3) ** -0.5, k, v)
         )

@@ -58,7 +58,8 @@ def generate(
         prompt: token ids, (B, n), any integer dtype, 1 <= n <= max_seq_len; or a list
             of B prompts of different lengths, (n_i,), of which the longest counts.
         max_new_tokens: stop a row after so many tokens.
-        max_seconds: stop a row when its new tokens last so many seconds of music.
+        max_seconds: stop a row when its new tokens last so many seconds of music. (A
+            model that never waits never gets there; `max_new_tokens` ends that, too.)
         num_latents: 1 ... max_latents; clipped to n.
         pad_mask: True at padding, (B, n), for prompts of different lengths: padding on
             the left, and none among the latents. A list needs none.
@@ -104,6 +105,8 @@ def generate(
         use_cache=use_cache,
         generator=generator,
     )
+    if max_new_tokens is None and max_seconds == float("inf"):
+        raise ValueError("max_seconds must be finite here; stream can go on for ever")
     steps = iter(run)
     if progress:
         from tqdm.auto import tqdm
@@ -141,16 +144,15 @@ def stream(
     unknown = options.keys() - (_Run.__dataclass_fields__.keys() - {"pad_mask"})
     if unknown:
         raise TypeError(f"stream has no options {', '.join(sorted(unknown))}")
-    prompt = torch.as_tensor(prompt)
+    prompt = torch.as_tensor(prompt if len(prompt) else torch.empty(0).long())
     if prompt.ndim == 1:
         prompt = prompt[None]
     if prompt.size(0) != 1:
         raise ValueError(
             f"stream continues one prompt, not {prompt.size(0)}: use generate"
         )
-    endless = {"max_new_tokens": None, "max_seconds": float("inf")}
-    if not options.keys() & endless.keys():
-        options |= endless
+    if not {options.get("max_new_tokens"), options.get("max_seconds")} - {None}:
+        options["max_seconds"] = float("inf")
     run = _Run(model=model, prompt=prompt, **options)
     return (int(token) for token in run)
 
@@ -194,14 +196,17 @@ class _Run:
         self.rules = None
         if self.grammar:
             self.rules = Grammar(B, self.model.config.vocab_size)
-            for row, tokens in enumerate(self.prompt.tolist()):
-                self.rules.read(row, tokens)
+            for row, tokens in enumerate(self.prompt):
+                if self.pad_mask is not None:
+                    tokens = tokens[~self.pad_mask[row].to(tokens.device)]
+                self.rules.read(row, tokens.tolist())
         self.decoder = None
         if self.use_cache:
+            most = self.max_new_tokens
             self.decoder = Decoder(
                 self.model,
                 batch_size=B,
-                max_len=self.max_new_tokens and n + self.max_new_tokens,
+                max_len=None if most is None else n + most,
                 precision=self.precision,
             )
 
@@ -210,12 +215,15 @@ class _Run:
             raise ValueError(
                 "say when to stop: max_new_tokens or max_seconds is needed"
             )
-        if self.max_new_tokens is not None and self.max_new_tokens < 0:
-            raise ValueError(
-                f"max_new_tokens must be at least 0, not {self.max_new_tokens}"
-            )
+        if self.max_new_tokens is not None:
+            _check_whole("max_new_tokens", self.max_new_tokens, 0)
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise ValueError(f"max_seconds must be at least 0, not {self.max_seconds}")
+        counts = 0 < (self.max_seconds or 0) < float("inf")
+        if counts and self.model.config.vocab_size <= TIME_SHIFT:
+            raise ValueError(
+                "max_seconds: this model's vocabulary has no waits to count"
+            )
         if self.window not in ("slide", "refill"):
             raise ValueError(f"window must be 'slide' or 'refill', not {self.window!r}")
         if self.precision not in PRECISIONS:
@@ -224,17 +232,24 @@ class _Run:
             )
         if not self.use_cache and self.precision != "float32":
             raise ValueError("without the cache precision must be 'float32'")
-        B = len(self.prompt)
-        if isinstance(self.generator, Sequence) and len(self.generator) != B:
-            raise ValueError(
-                f"{B} prompts need {B} generators, not {len(self.generator)}"
-            )
+        B, generators = len(self.prompt), self.generator
+        if not isinstance(generators, Sequence):
+            generators = [generators] * B
+        if len(generators) != B:
+            raise ValueError(f"{B} prompts need {B} generators, not {len(generators)}")
+        for each in generators:
+            if not isinstance(each, torch.Generator | None):
+                raise ValueError(
+                    f"generator must be a torch.Generator, not {each!r}; for a seed "
+                    "take torch.Generator().manual_seed(seed)"
+                )
 
     def __iter__(self) -> Iterator[Tensor]:
         """The next token of each row, (B,), int64; padding where a row has stopped."""
         B = len(self.lengths)
         is_done, time = [self.max_seconds == 0] * B, [0] * B  # in steps
         end = float("inf") if self.max_seconds is None else self.max_seconds
+        end = end * STEPS_PER_SECOND - 1e-6  # 1.1 * 100 is more than 110
         padding = min(PAD, self.model.config.vocab_size - 1)
         while not all(is_done) and max(self.lengths) != self.max_new_tokens:
             token = self._choose()  # (B,)
@@ -250,7 +265,7 @@ class _Run:
                 self.lengths[row] += not is_done[row]
                 if id is not None and TIME_SHIFT <= id < VELOCITY:
                     time[row] += id - TIME_SHIFT + 1
-                    is_done[row] = time[row] >= end * STEPS_PER_SECOND
+                    is_done[row] = time[row] >= end
                 if self.rules is not None and not is_done[row]:
                     self.rules.read(row, [id])
             self.tokens.append(token[:, None])
@@ -312,13 +327,20 @@ def _check_sampling(
 ) -> None:
     if not do_sample and (temperature, top_k, top_p, min_p) != (1.0, None, None, None):
         raise ValueError("temperature, top_k, top_p and min_p need do_sample=True")
-    if not 0 < temperature < float("inf"):
+    if not 1e-38 <= temperature <= 1e38:  # what a float32 can divide by
         raise ValueError(f"temperature must be positive, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_k is not None:
+        _check_whole("top_k", top_k, 1)
     for name, p in (("top_p", top_p), ("min_p", min_p)):
-        if p is not None and not 0 < p <= 1:
+        if p is not None and not 1e-38 <= p <= 1:
             raise ValueError(f"{name} must be in (0, 1], not {p}")
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def _check_list(prompts: Sequence) -> list[Tensor]:
@@ -328,6 +350,9 @@ def _check_list(prompts: Sequence) -> list[Tensor]:
             "a list of prompts must hold at least one, and each at least one token id, "
             f"in one dimension; their shapes are {[tuple(row.shape) for row in rows]}"
         )
+    for row in rows:
+        if row.is_floating_point() or row.dtype == torch.bool:
+            raise ValueError(f"a prompt must hold token ids, not {row.dtype}")
     return rows
 
 
@@ -387,9 +412,12 @@ def _check_prompt(
             raise ValueError("padding must stand on the left of each prompt")
         if pad_mask[:, n - num_latents :].any():
             shortest = int((~pad_mask).sum(dim=1).min())
+            least = max(1, n - config.max_prefix_len)
             raise ValueError(
                 f"padding must not be among the latents: the shortest prompt has "
                 f"{shortest} tokens, num_latents is {num_latents}"
+                + f", and the longest needs {least}"
+                * (least > shortest)
             )
     return num_latents
 

@@ -265,16 +265,19 @@ class PerceiverSymbolicAudioModel(PreTrainedModel):
         prefix_len: int | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CausalLMOutput:
         """Logits of the token after each latent, and the loss if there are `labels`.
 
         Args:
             input_ids: token ids, (B, n).
-            prefix_len: m; by default as short as `max_latents` permits.
-            attention_mask: 0 at padding, on the left, else 1, (B, n).
+            prefix_len: m; by default as short as `max_latents` and padding permit.
+            attention_mask: 0 at padding, on the left and in the prefix, else 1, (B, n).
             labels: (B, n), as a rule `input_ids` again: they are shifted by one here,
                 and -100 is left out.
+            num_items_in_batch: how many targets to divide the loss by, where several
+                batches make a step; by default those of this call.
 
         Returns:
             `logits`, (B, l, V), and `loss`, nats per token, of the latents but the last.
@@ -283,19 +286,34 @@ class PerceiverSymbolicAudioModel(PreTrainedModel):
             ValueError: as by `PerceiverAR`, or an argument that cannot be honoured.
         """
         refused = [
-            name for name, value in kwargs.items() if value and name != "return_dict"
+            name
+            for name, value in kwargs.items()
+            if value is not None and value is not False and name != "return_dict"
         ]
         if refused:
             raise ValueError(f"this model cannot honour {', '.join(sorted(refused))}")
-        if prefix_len is None:
-            longest = self.backend_model.config.max_latents
-            prefix_len = max(0, input_ids.size(1) - longest)
         pad_mask = None if attention_mask is None else attention_mask == 0
+        longest = 0 if pad_mask is None else int(pad_mask.sum(dim=1).max())
+        if prefix_len is None:
+            most = self.backend_model.config.max_latents
+            prefix_len = max(longest, input_ids.size(1) - most)
+        if longest and not pad_mask.sort(descending=True).values.equal(pad_mask):
+            raise ValueError("padding must stand on the left")
+        if longest > prefix_len:
+            raise ValueError(
+                f"padding must be in the prefix: a row has {longest} places of it, "
+                f"prefix_len is {prefix_len}"
+            )
         logits = self.backend_model(input_ids, prefix_len, pad_mask)
         loss = None
         if labels is not None:
             following = labels[:, prefix_len + 1 :].flatten()
-            loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), following)
+            scores = logits[:, :-1].flatten(0, 1).float()
+            if num_items_in_batch is None:
+                loss = cross_entropy(scores, following)
+            else:  # of several batches whose losses are added
+                loss = cross_entropy(scores, following, reduction="sum")
+                loss = loss / num_items_in_batch
         return CausalLMOutput(loss=loss, logits=logits)
 
     def generate(
@@ -315,8 +333,8 @@ class PerceiverSymbolicAudioModel(PreTrainedModel):
         if attention_mask is not None:
             kwargs["pad_mask"] = attention_mask == 0
         prompt = input_ids if inputs is None else inputs
-        if prompt is None:
-            raise ValueError("generate needs a prompt: token ids of shape (B, n)")
+        if prompt is None or (inputs is not None and input_ids is not None):
+            raise ValueError("generate needs one prompt: token ids of shape (B, n)")
         return self.backend_model.generate(prompt, **kwargs)
 
     def stream(self, inputs: Tensor, **kwargs) -> Iterator[int]:

@@ -125,9 +125,9 @@ class SymbolicAudioPipeline:
             - inspect.signature(generate).parameters.keys()
         ):
             raise ValueError(f"generate has no arguments {', '.join(sorted(unknown))}")
-        if "max_new_tokens" not in generate_kwargs:
+        if not generate_kwargs.keys() & {"max_new_tokens", "max_seconds"}:
             raise ValueError(
-                "max_new_tokens is needed: how many tokens to add to the prompt"
+                "max_new_tokens or max_seconds is needed: how much to add to the prompt"
             )
         if max_prompt_length is not None and max_prompt_length < 1:
             raise ValueError(

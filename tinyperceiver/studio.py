@@ -149,7 +149,8 @@ class _LiveSound:
             if self.waiting >= PIECE * RATE:
                 self.send()
         elif token < NUM_EVENTS:
-            self.velocity = VELOCITY_BIN * (token - VELOCITY)
+            # Not 0, which would be a note-off.
+            self.velocity = max(1, VELOCITY_BIN * (token - VELOCITY))
 
     def send(self) -> None:
         samples = np.concatenate(self.pieces)  # (N,)
@@ -370,13 +371,15 @@ class Studio:
             # A stream that waits for its end keeps the model's memory.
             stream.close()
         finally:
-            if new:
-                self.bar.value = len(new)
-                self._keep(Take(name, prompt, new, settings), time.monotonic() - began)
-            if sound is not None:
-                sound.hand_over(go=bool(new) and not self._stop.is_set())
-                sound.close()
-            self.generate.disabled, self.stop.disabled = False, True
+            try:
+                if new:
+                    self.bar.value, seconds = len(new), time.monotonic() - began
+                    self._keep(Take(name, prompt, new, settings), seconds)
+                if sound is not None:
+                    sound.hand_over(go=bool(new) and not self._stop.is_set())
+                    sound.close()
+            finally:
+                self.generate.disabled, self.stop.disabled = False, True
 
     def _keep(self, take: Take, seconds: float) -> None:
         self.takes.append(take)

@@ -98,9 +98,9 @@ class Take:
     def title(self) -> str:
         """Prompt, settings and length, in words."""
         words = [
-            f"{LABELS[name]} {value:g}"
+            f"{LABELS.get(name, name)} {value:g}"
             if isinstance(value, float)
-            else f"{LABELS[name]} {value}"
+            else f"{LABELS.get(name, name)} {value}"
             for name, value in self.settings.items()
             if value != OFF.get(name) and name != "max_new_tokens"
         ]
@@ -222,7 +222,7 @@ def studio_grid(takes: Sequence[Take], element: str = "studio-takes") -> "HTML":
     names = rows[0].keys() if rows else ()
     if not rows or any(row.keys() != names for row in rows):
         raise ValueError("there must be takes, and all with the same settings")
-    axes = {name: sorted({row[name] for row in rows}) for name in names}
+    axes = {name: sorted({row[name] for row in rows}, key=_order) for name in names}
     axes = {name: values for name, values in axes.items() if len(values) > 1}
     places = [tuple(axes[name].index(row[name]) for name in axes) for row in rows]
     whole = itertools.product(*(range(len(values)) for values in axes.values()))
@@ -245,6 +245,10 @@ def studio_grid(takes: Sequence[Take], element: str = "studio-takes") -> "HTML":
         f'<div class="picture">{"".join(players)}</div></div>'
         f"<script>(() => {{{_CHOOSE % element}}})();</script>"
     )
+
+
+def _order(value: float | str | None) -> tuple:
+    return value is None, value if value is not None else 0
 
 
 def _control(key: str, values: list, chosen: int) -> str:
