@@ -38,7 +38,12 @@ def names_of(statement: ast.stmt) -> list[str]:
         return [statement.name]
     if isinstance(statement, ast.Assign):
         targets = [part for target in statement.targets for part in ast.walk(target)]
-        return [part.id for part in targets if isinstance(part, ast.Name)]
+        # Not `Model` of `Model.generate = generate`: that name is only looked up.
+        return [
+            part.id
+            for part in targets
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+        ]
     return []
 
 

@@ -136,11 +136,12 @@ class Decoder:
     ) -> None:
         config = model.config
         dtype = model.embedding.weight.dtype
-        if precision != "float32" and dtype not in (torch.float32, torch.float64):
+        is_exact = dtype in (torch.float32, torch.float64)
+        if precision != "float32" and not is_exact:
             raise ValueError(
-                f"precision={precision!r} packs the weights of a model in float32; this "
-                f"one has {dtype}: take precision='float32', which leaves them so, or "
-                "model.float()"
+                f"precision={precision!r} packs the weights of a model in float32; "
+                f"this one has {dtype}: take precision='float32', which leaves them "
+                "so, or model.float()"
             )
         self.model, self.precision, self.batch_size = model, precision, batch_size
         self.num_heads = config.num_heads
@@ -275,11 +276,8 @@ class Decoder:
             ValueError: no prompt was read, or `max_len` tokens were.
         """
         if self.room < 1:
-            raise ValueError(
-                "read a prompt first"
-                if self.max_len is None
-                else f"no room for a token: read a prompt first, of less than {self.max_len}"
-            )
+            most = "" if self.max_len is None else f", of less than {self.max_len}"
+            raise ValueError(f"no room for a token: read a prompt first{most}")
         self.room -= 1
         if self.graph is None:
             return self._step(tokens)
@@ -339,7 +337,7 @@ class Decoder:
         l, n = q.size(2), k.size(2)
         if self.precision == "float32" or q.is_cuda or pad_mask is not None:
             return attend(q, k, v, pad_mask=pad_mask)
-        # PyTorch's CPU kernel gains little in bfloat16, and computes what is masked, too.
+        # PyTorch's CPU kernel gains little from bfloat16, and computes masked scores.
         q, k, v = (
             part.bfloat16().contiguous() for part in (q * q.size(3) ** -0.5, k, v)
         )
