@@ -70,7 +70,8 @@ def generate(
         precision: "float32" computes what the model computes; "half" and "int8" read
             fewer bits, see `decoding.pack`.
         use_cache: False computes every step afresh from the window, by the model
-            itself: slow, the reference for all else.
+            itself: slow, the reference for all else; for "slide" until the latents are
+            full.
         progress: show a bar.
 
     Returns:

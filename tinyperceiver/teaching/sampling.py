@@ -123,7 +123,7 @@ def draw_memory(
         ax.plot(back, np.maximum(change, floor), marker, color=color, ms=4, label=label)
     for label, at in edges.items():
         ax.axvline(at - 0.5, color=GREY, lw=1, ls=":")
-        ax.text(at - 0.8, 30, label, rotation=90, ha="right", va="top", fontsize=9)
+        ax.text(at - 0.8, 1e-8, label, rotation=90, ha="right", va="top", fontsize=9)
     ax.set_yscale("log")
     ax.set_yticks([1e-12, 1e-9, 1e-6, 1e-3, 1])
     ax.text(0, floor * 2.5, "zero:", fontsize=9, va="bottom")
