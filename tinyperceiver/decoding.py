@@ -66,8 +66,8 @@ def pack(
         raise ValueError(f"precision must be one of {PRECISIONS}, not {precision!r}")
     if not on_cpu or weight.size(0) % 2:
         return lambda x: linear(x, weight)
-    # The kernel for one matrix and one column reads with half the speed of memory, that
-    # for several matrices with all of it. So W becomes two.
+    # The kernel for one matrix and one column reads at about half the speed of that for
+    # several matrices. So W becomes two.
     halves = weight.contiguous().view(2, -1, weight.size(1))  # (2, out / 2, in)
     return lambda x: (
         torch.bmm(halves, x.mT.expand(2, -1, -1)).flatten(0, 1).mT

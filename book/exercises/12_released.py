@@ -352,10 +352,11 @@ def which_pairing(ask, model):
 # `compare_settings(write, measure, settings)`. `write(seed, **setting)` returns the tokens of a
 # take; `measure(tokens)` makes one number of them; `settings` is a dict of name to setting,
 # itself a dict of arguments. Return a dict of name to `(mean, standard error)`, over at least
-# four takes of each setting, with the same seeds for all. (The standard error is the deviation
-# of the values, with n - 1 below the bar, divided by the root of their number.) Then use it: a
+# four takes of each setting, with the same seeds for all. (The standard error is the standard
+# deviation of the values, computed with n - 1, divided by the square root of n.) Then use it: a
 # `write` that continues a prompt of yours, a `measure` such as an entry of
-# `numbers_of(prompt + take, len(prompt))`, and three settings of which you expect a difference. Say beforehand which.
+# `numbers_of(prompt + take, len(prompt))`, and three settings of which you expect a difference. Say
+# beforehand which.
 # %% stub
 def compare_settings(write, measure, settings):
     pass  # your code
