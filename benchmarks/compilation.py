@@ -1,12 +1,14 @@
-"""What torch.compile brings to a step of decoding, in each precision.
+r"""What torch.compile brings to a step of decoding, in each precision.
 
-    PYTHONPATH=. .venv/bin/python benchmarks/compilation.py [--rounds N] [--json FILE]
+    TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 PYTHONPATH=. .venv/bin/python benchmarks/compilation.py \
+        [--rounds N] [--json FILE]
 
 Random weights of the released shape, batch 1, a prompt of 1,024 tokens, all of them latents, two
 threads. A compiled step needs fixed shapes, so it is the static one, whose rings have 1,088 places;
 beside it stand the same step without compiler, and the default one. All take turns, round by round.
-Prints medians, what the first compiled call took, and whether the logits agree. Needs a C++
-compiler, and about five minutes.
+Prints medians, what the first compiled call took, and whether the logits agree. (Without the
+variable a second run finds what the first has compiled.) Needs a C++ compiler, and about four
+minutes.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from models import left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tinyperceiver import decoding
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.decoding import FEW, PRECISIONS, Decoder, pack
 from tinyperceiver.model import PRESETS, PerceiverAR
@@ -106,6 +107,22 @@ def test_a_step_costs_the_same_however_long_it_plays(counts):
     assert made[15] == made[309]  # all rings are full
     assert sum(made[309].values()) > 50
     assert made[6] != made[15]  # it does see shapes: the rings were still filling
+
+
+def test_a_ring_of_values_grows_with_few_empty_places(monkeypatch):
+    monkeypatch.setattr(decoding, "SPARE", 2)
+    model, tokens = small_model().double(), random_tokens(3, 40)
+    for n, prefix_len in [(9, 7), (1, 0), (11, 8)]:
+        expected, found = both(model, tokens, n, prefix_len)
+        torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
+    decoder, rooms = Decoder(model), []
+    decoder.read(tokens[:1, :11], 8)
+    decoder.read(tokens[:1, :1], 0)  # shorter: the room of the longer one goes
+    for place in range(1, 15):
+        rooms.append([layer.values.size(2) for layer in decoder.layers[:2]])
+        decoder.step(tokens[:1, place])
+    assert [row[0] for row in rooms] == [3, 3, 3, 6, 6, 6, 9, 9, 9, *[12] * 5]
+    assert [row[1] for row in rooms] == [3, 3, 3, *[4] * 11]
 
 
 def test_short_runs_take_little_room():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu, linear, pad
 
 from tinyperceiver.attention import attend
 from tinyperceiver.model import DecoderLayer, PerceiverAR
@@ -23,6 +23,7 @@ __all__ = ["PRECISIONS", "Decoder", "pack"]
 PRECISIONS = ("float32", "half", "int8")
 BLOCK = 256  # queries at a time
 FEW = 4  # rows up to which a product by halves reads faster
+SPARE = 128  # empty places in a ring of values that is not full
 
 
 def pack(
@@ -98,7 +99,14 @@ class _Layer:
     down: Callable[[Tensor], Tensor]
     is_rotary: bool
     keys: Tensor  # (B * H, capacity, d)
-    values: Tensor  # (B * H, d, capacity): a product with a column reads along memory
+    values: Tensor  # (B * H, d, room): a product with a column reads along memory
+
+    def make_room(self, held: int) -> None:
+        """Room for `held` values and few more: what lies far apart is read slowly."""
+        room = self.values.size(2)
+        if not held <= room <= held + SPARE:
+            new = min(held + SPARE, self.keys.size(1))
+            self.values = pad(self.values, (0, new - room))
 
 
 class Decoder:
@@ -251,6 +259,8 @@ class Decoder:
             if layer.is_rotary:
                 q = apply_rotation(q, tuple(part[:, -l:] for part in turn))
                 k = apply_rotation(k, turn)
+            if not self.is_static:
+                layer.make_room(v.size(2))
             layer.keys[:, : k.size(2)] = k.flatten(0, 1)
             layer.values[:, :, : v.size(2)] = v.flatten(0, 1).mT
             heads = self._attend(q, k, v, pads).transpose(1, 2)  # (B, l, H, d)
@@ -307,19 +317,18 @@ class Decoder:
         is_hybrid, capacity = layer.prefix_norm is not None, layer.keys.size(1)
         seen = self.seen[0 if is_hybrid else 1]
         slot = seen % capacity
+        held = capacity if self.is_static else min(int(seen) + 1, capacity)
+        layer.make_room(held)
         layer.keys.index_copy_(1, slot, k.flatten(0, 1).to(layer.keys.dtype))
         layer.values.index_copy_(2, slot, v.flatten(0, 1).mT.to(layer.values.dtype))
         if is_hybrid and (self.has_padding or self.is_static):
             self.padding.index_fill_(2, slot, False)
-        keys, values, hidden = layer.keys, layer.values, None
+        keys, values, hidden = layer.keys[:, :held], layer.values[:, :, :held], None
         if self.is_static:  # all places, and the empty ones hidden
             hidden = torch.arange(capacity, device=seen.device) > seen  # (capacity)
             hidden = hidden | self.padding if is_hybrid else hidden
-        else:
-            held = min(int(seen) + 1, capacity)
-            keys, values = keys[:, :held], values[:, :, :held]
-            if is_hybrid and self.has_padding:
-                hidden = self.padding[:, :, :held]  # (B, 1, held)
+        elif is_hybrid and self.has_padding:
+            hidden = self.padding[:, :, :held]  # (B, 1, held)
         B, H, _, d = q.shape
         # A column as the transpose of a row: with other strides the product is slow.
         q = (q * d**-0.5).to(keys.dtype).reshape(B * H, d)[:, None].mT
