@@ -81,7 +81,7 @@ def _product_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """x, (R, in), times a weight of 8 bits, (out, in), and its scale, (out)."""
     x_scale = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127  # (R, 1)
     rounded = (x / x_scale).round_().to(torch.int8)
-    return torch._int_mm(rounded, weight.mT) * (x_scale * scale)
+    return torch._int_mm(rounded, weight.mT).float().mul_(x_scale).mul_(scale)
 
 
 @dataclass
