@@ -547,6 +547,29 @@ def folder_of(name: str) -> Path:
     return SHIPPED.get(name) or Path(name)
 
 
+def origin_of(name: str, model: PerceiverAR, *files: TokenFile) -> dict[str, dict]:
+    """Which checkpoint and token files numbers are of, and what made them."""
+    return {
+        "checkpoint": {
+            "sha256": sha256_of(folder_of(name) / WEIGHTS),
+            "parameters": model.num_parameters,
+        },
+        "data": {
+            data.path.name: {
+                "sha256": sha256_of(data.path),
+                "recordings": len(data),
+                "tokens": int(data.lengths.sum()),
+            }
+            for data in files
+        },
+        "made with": {
+            "torch": torch.__version__.partition("+")[0],
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
@@ -597,30 +620,14 @@ def main() -> None:
         prompt = encode_midi(load_piece(name))[:PROMPT]
         takes["order 3"] = by_table(orders[3], HEARD_NEW, 0, prompt)
 
+    origin = origin_of(args.checkpoint, model, train, valid)
+    config = model.config
+    origin["checkpoint"] |= {"window": config.max_seq_len, "latents": config.max_latents}
+    for data in (train, valid):
+        origin["data"][data.path.name]["seconds"] = round(seconds_of(data))
+    origin["made with"] |= {"sampling": SAMPLING, "prompt": PROMPT, "new": NEW}
     results = {
-        "checkpoint": {
-            "sha256": sha256_of(folder_of(args.checkpoint) / WEIGHTS),
-            "parameters": model.num_parameters,
-            "window": model.config.max_seq_len,
-            "latents": model.config.max_latents,
-        },
-        "data": {
-            data.path.name: {
-                "sha256": sha256_of(data.path),
-                "recordings": len(data),
-                "tokens": int(data.lengths.sum()),
-                "seconds": round(seconds_of(data)),
-            }
-            for data in (train, valid)
-        },
-        "made with": {
-            "torch": torch.__version__.partition("+")[0],
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "sampling": SAMPLING,
-            "prompt": PROMPT,
-            "new": NEW,
-        },
+        **origin,
         **listened,
         "numbers": {name: numbers_by_name(rows) for name, rows in by_player.items()},
         "recording": recordings_of(valid, args.continuations, PROMPT, NEW).tolist(),

@@ -10,7 +10,6 @@ reach the output.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,8 +20,8 @@ import numpy as np
 import torch
 from measure_checkpoint import (
     Places,
-    folder_of,
     mean_and_error,
+    origin_of,
     recordings_of,
     whole,
     write,
@@ -31,10 +30,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from tinyperceiver.attention import MultiHeadAttention
-from tinyperceiver.checkpoints import WEIGHTS
 from tinyperceiver.data import TokenFile
 from tinyperceiver.decoding import Decoder
-from tinyperceiver.files import sha256_of
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.rotary import Rotation, apply_rotation, rotation_at
 from tinyperceiver.sampling import Grammar, keep_min_p, keep_top_k, keep_top_p
@@ -97,11 +94,8 @@ def slide(model: PerceiverAR, rows: Tensor, *, renorm: bool = False) -> Tensor:
     x = x + attend_in_bands(first.attention, h, bands, rotation)
     x = x + model.hybrid_layer.mlp(x)
     for i, layer in enumerate(model.layers):
-        is_rotary = i < config.num_self_attention_rotary_layers or (
-            config.num_self_attention_rotary_layers == -1
-        )
         h = layer.attention.norm(x)
-        turn = latent_rotation if is_rotary else None
+        turn = latent_rotation if i < config.num_rotary_layers else None
         x = x + attend_in_bands(layer.attention.attention, h, [(h, 0, most)], turn)
         x = x + layer.mlp(x)
     after = rows.size(1) - n
@@ -377,22 +371,7 @@ def main() -> None:
     walk = compare(model, valid, args.after, args.every, say)
     say(f"differences: {walk['difference of all']}")
     results = {
-        "checkpoint": {
-            "sha256": sha256_of(folder_of(args.checkpoint) / WEIGHTS),
-            "parameters": model.num_parameters,
-        },
-        "data": {
-            valid.path.name: {
-                "sha256": sha256_of(valid.path),
-                "recordings": len(valid),
-                "tokens": int(valid.lengths.sum()),
-            }
-        },
-        "made with": {
-            "torch": torch.__version__.partition("+")[0],
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        **origin_of(args.checkpoint, model, valid),
         "walk": walk,
         "forbidding": forbidden,
     }

@@ -401,9 +401,9 @@ def test_a_record_that_is_not_there_is_fetched_once(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(records, "BOOK", tmp_path / "absent")
         monkeypatch.setattr(records, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
-        assert learnt.measured.__wrapped__() == {"answer": 42}
+        assert records.recorded_numbers.__wrapped__(learnt.RECORD) == {"answer": 42}
         server.shutdown()
-    assert learnt.measured.__wrapped__() == {"answer": 42}
+    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == {"answer": 42}
 
 
 def on(pitch: int) -> int:

@@ -162,10 +162,9 @@ class Decoder:
         self.room = 0  # for so many steps; none before a prompt
         self.capacity = min(config.max_seq_len, longest)  # of the hybrid layer
         self.latent_capacity = min(config.max_latents, longest)  # of all others
-        num_rotary = config.num_self_attention_rotary_layers
         self.layers = [self._pack_layer(model.hybrid_layer, is_rotary=True)]
         for i, layer in enumerate(model.layers):
-            is_rotary = i < num_rotary or num_rotary == -1
+            is_rotary = i < config.num_rotary_layers
             self.layers.append(self._pack_layer(layer, is_rotary=is_rotary))
         device = self.layers[0].keys.device
         # How many tokens the hybrid layer and the others have read, each row's next

@@ -68,6 +68,12 @@ class PerceiverConfig:
         """Longest prefix m, in tokens."""
         return self.max_seq_len - self.max_latents
 
+    @property
+    def num_rotary_layers(self) -> int:
+        """How many self-attention layers, from the first, rotate queries and keys."""
+        number = self.num_self_attention_rotary_layers
+        return self.num_self_attention_layers if number == -1 else number
+
 
 # Name -> shape. Parameters: released 134,840,832; tiny 4,825,600.
 PRESETS = {
@@ -228,9 +234,8 @@ class PerceiverAR(nn.Module):
             pad_mask=pad_mask,
             cache=cache and cache.hybrid,  # None without a cache
         )
-        num_rotary = self.config.num_self_attention_rotary_layers
         for i, layer in enumerate(self.layers):
-            is_rotary = i < num_rotary or num_rotary == -1
+            is_rotary = i < self.config.num_rotary_layers
             layer_rotation = latent_rotation if is_rotary else None
             x = layer(x, rotation=layer_rotation, cache=cache and cache.layers[i])
         if cache:

@@ -252,7 +252,7 @@ def draw_stack(config: PerceiverConfig) -> "Figure":
     ax.text(left, 0.14, "prefix", color=ORANGE, fontsize=10)
     ax.text(middle, 0.14, "latents", color=BLUE, fontsize=10)
     last = config.num_self_attention_layers
-    rotating = config.num_self_attention_rotary_layers % (last + 1)
+    rotating = config.num_rotary_layers
     rows = (
         (1.75, left, "hybrid layer"),
         (2.4, middle, f"self-attention layer 1 to {rotating}" if rotating > 1 else

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyperceiver.data import END, IGNORED, Batch, Windows
 from tinyperceiver.teaching.checking import Mistake, checker
-from tinyperceiver.teaching.records import recorded_file
+from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive
 from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 
@@ -48,7 +48,7 @@ BIN = 8  # tokens of a step in a picture
 
 def recorded_statistics() -> dict:
     """What `scripts/count_dataset.py` counted."""
-    return json.loads(recorded_file(RECORD).read_text(encoding="utf-8"))
+    return recorded_numbers(RECORD)
 
 
 # Figures

@@ -1,8 +1,6 @@
 """Chapter 10: what can be measured of a trained model, and of what it plays."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +8,7 @@ import numpy as np
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.counting import EDGES, KINDS
-from tinyperceiver.teaching.records import recorded_file
+from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, shades
 from tinyperceiver.teaching.vocabulary import passage
 from tinyperceiver.tokenizer import (
@@ -31,10 +29,9 @@ RECORD = "runs/tiny/measured.json"
 # What was recorded
 
 
-@cache
 def measured() -> dict:
     """What `scripts/measure_checkpoint.py` measured of the model that ships."""
-    return json.loads(recorded_file(RECORD).read_text(encoding="utf-8"))
+    return recorded_numbers(RECORD)
 
 
 # Music as numbers

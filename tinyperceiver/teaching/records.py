@@ -1,5 +1,7 @@
 """Where the recorded runs lie that chapters read."""
 
+import json
+from functools import cache
 from pathlib import Path
 
 from tinyperceiver.download import download
@@ -22,3 +24,9 @@ def recorded_file(path: str) -> Path:
     local = Path(path)
     local.parent.mkdir(parents=True, exist_ok=True)
     return download(ADDRESS + path, local)
+
+
+@cache
+def recorded_numbers(path: str) -> dict:
+    """What a recorded file of JSON holds, see `recorded_file`; to be read, not changed."""
+    return json.loads(recorded_file(path).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
-from tinyperceiver.teaching.records import recorded_file
+from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import (
     BLUE,
     GREEN,
@@ -41,10 +41,9 @@ RECORD = "runs/tiny/windows.json"
 # What was recorded
 
 
-@cache
 def measured_windows() -> dict:
     """What `scripts/measure_windows.py` measured of the model that ships."""
-    return json.loads(recorded_file(RECORD).read_text(encoding="utf-8"))
+    return recorded_numbers(RECORD)
 
 
 # Figures

@@ -1,6 +1,5 @@
 """Chapter 13, faster than it plays: recorded runs, figures, and checkers of exercises."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from torch import Tensor
 from tinyperceiver.model import PRESETS, PerceiverConfig
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
-from tinyperceiver.teaching.records import recorded_file
+from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
 from tinyperceiver.tokenizer import encode_midi
 
@@ -46,22 +45,18 @@ COLORS = (BLUE, ORANGE, GREEN, PINK)
 
 def recorded_speed() -> dict:
     """What `benchmarks/generation.py` measured, side by side with the peer."""
-    return _recorded("speed/generation.json")
+    return recorded_numbers("runs/speed/generation.json")
 
 
 def recorded_compilation() -> dict[str, dict[str, float]]:
     """What `benchmarks/compilation.py` measured: precision -> figures."""
-    record = _recorded("speed/compilation.json")
+    record = recorded_numbers("runs/speed/compilation.json")
     return {name: row for name, row in record.items() if isinstance(row, dict)}
 
 
 def recorded_nats() -> dict:
     """Held-out nats per token in each precision, from `benchmarks/precision.py`."""
-    return _recorded("tiny/precision.json")
-
-
-def _recorded(name: str) -> dict:
-    return json.loads(recorded_file(f"runs/{name}").read_text(encoding="utf-8"))
+    return recorded_numbers("runs/tiny/precision.json")
 
 
 # Figures
