@@ -1,4 +1,4 @@
-"""`prepare giantmidi`: hostile zips, dying workers, kills at any moment; always the same bytes."""
+"""`prepare`: hostile zips, dying workers, kills at any moment; always the same bytes."""
 
 import hashlib
 import itertools
@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 from tinyperceiver import archive, cli, encode_midi, prepare, read_midi, units
 from tinyperceiver.archive import ArchiveError
 from tinyperceiver.files import alone_in
-from tinyperceiver.prepare import encode_file, prepare_giantmidi
+from tinyperceiver.prepare import encode_file, prepare_folder, prepare_giantmidi
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -520,6 +520,137 @@ def test_nothing_can_be_used(tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+# One's own music
+
+
+def own(source: Path, out: Path) -> tuple[dict, dict[str, set[str]]]:
+    """The manifest, and the splits that each name is in."""
+    manifest = prepare_folder(source, out, workers=1)
+    splits = {}
+    for line in (out / "pieces.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        split, name, *_ = line.split("\t")
+        splits.setdefault(name, set()).add(split)
+    return manifest, splits
+
+
+@pytest.mark.parametrize("count, held_out", [(10, 2), (24, 2), (25, 2), (36, 4)])
+def test_of_ones_own_music_a_tenth_is_held_out(count, held_out, tmp_path, capsys):
+    files = {f"deep/er/{i}.mid": melody(i, 20) for i in range(count)}
+    manifest, splits = own(write_folder(tmp_path / "source", files), tmp_path / "out")
+    assert "licence" not in capsys.readouterr().out
+    assert not (tmp_path / "out" / "CONSENT.txt").exists()
+    assert manifest["options"]["encode"] == "tinyperceiver.prepare.encode_file"
+    assert sum(found == {"valid"} for found in splits.values()) == held_out
+    assert sum(found == {"train"} for found in splits.values()) == count - held_out
+    expected = {True: [], False: []}
+    for name in sorted(files):
+        expected["valid" in splits[name]].append(encode_file(files[name]))
+    assert pieces_of(tmp_path / "out" / "valid.bin") == expected[True]
+    assert pieces_of(tmp_path / "out" / "train.bin") == expected[False]
+
+
+def test_the_split_depends_on_the_music_alone(tmp_path):
+    files = {f"{i}.mid": melody(i, 20) for i in range(12)}
+    _, splits = own(write_folder(tmp_path / "source", files), tmp_path / "a")
+    renamed = {f"{i:03}/x.midi": data for i, data in enumerate(files.values())}
+    _, again = own(write_folder(tmp_path / "renamed", renamed), tmp_path / "b")
+    names = dict(zip(files, renamed, strict=True))
+    assert {names[name]: found for name, found in splits.items()} == again
+
+
+def test_what_is_held_out_is_long_enough_to_measure_on(tmp_path):
+    files = {f"{i}.mid": melody(i, 5) for i in range(9)}
+    files |= {f"long {i}.mid": melody(100 + i, 400) for i in range(5)}
+    _, splits = own(write_folder(tmp_path / "source", files), tmp_path / "out")
+    held_out = [name for name, found in splits.items() if found == {"valid"}]
+    assert len(held_out) == 2
+    # Half of the recordings are not short: of those the hash chooses.
+    lengths = sorted(len(encode_file(data)) for data in files.values())
+    assert all(len(encode_file(files[name])) >= lengths[7] for name in held_out)
+
+
+def test_files_with_the_same_tokens_are_on_one_side(tmp_path):
+    """Whatever their names and bytes: a text event changes the file and not the music."""
+    files = {}
+    for i in range(12):
+        files[f"{i}.mid"] = melody(i, 20)
+        track = files[f"{i}.mid"]
+        head = track.index(b"MTrk") + 8
+        size = int.from_bytes(track[head - 4 : head], "big") + 6
+        text = b"\0\xff\x01\x02Hi"
+        changed = track[: head - 4] + size.to_bytes(4, "big") + text + track[head:]
+        files[f"again/{i}.mid"] = changed
+        assert encode_file(changed) == encode_file(track)
+    manifest, splits = own(write_folder(tmp_path / "source", files), tmp_path / "out")
+    assert all(splits[f"{i}.mid"] == splits[f"again/{i}.mid"] for i in range(12))
+    assert sum(found == {"valid"} for found in splits.values()) == 4, "two recordings"
+    assert len(manifest["copies"]) == 12
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_of_a_few_pieces_the_ends_are_held_out(count, tmp_path):
+    files = {f"{i}.mid": melody(i, 20) for i in range(count)}
+    files["copy.mid"] = melody(0, 20)
+    manifest, splits = own(write_folder(tmp_path / "source", files), tmp_path / "out")
+    assert all(found == {"train", "valid"} for found in splits.values())
+    begins, ends = (pieces_of(tmp_path / "out" / f"{s}.bin") for s in ("train", "valid"))
+    expected = [encode_file(files[name]) for name in sorted(files)]
+    assert [begin + end for begin, end in zip(begins, ends, strict=True)] == expected
+    assert [len(end) for end in ends] == [len(piece) // 5 for piece in expected]
+    found = [manifest["splits"][split] for split in ("train", "valid")]
+    assert [split["tokens"] for split in found] == [sum(map(len, x)) for x in (begins, ends)]
+    notes = sum(token < 128 for piece in expected for token in piece)
+    assert sum(split["notes"] for split in found) == notes
+
+
+def test_folders_named_train_and_valid_are_respected(source, tmp_path):
+    source = write_folder(tmp_path / "source", FILES)
+    manifest, splits = own(source, tmp_path / "out")
+    assert manifest["options"]["split"] == "by folder"
+    assert all(found == {name.split("/")[0]} for name, found in splits.items())
+
+
+def test_a_folder_that_is_not_there_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"none does not exist: name the folder of your MIDI"):
+        prepare_folder(tmp_path / "none", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_on_ones_own_music_is_resumed(tmp_path, monkeypatch):
+    files = {f"{i}.mid": melody(i, 20) for i in range(20)}
+    source = write_folder(tmp_path / "source", files)
+    own(source, tmp_path / "calm")
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "_join", fail)
+        own(source, tmp_path / "out")
+    (work,) = (tmp_path / "out").glob("work-*")
+    times = [path.stat().st_mtime_ns for path in sorted(work.iterdir())]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "_join", fail)
+        own(source, tmp_path / "out")
+    assert [path.stat().st_mtime_ns for path in sorted(work.iterdir())] == times
+    own(source, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "calm")
+
+
+def test_command_for_a_folder(tmp_path, monkeypatch):
+    files = {f"{i}.mid": melody(i, 20) for i in range(11)} | {"bad.mid": b"MThd"}
+    write_folder(tmp_path / "My music.d", files)
+    monkeypatch.chdir(tmp_path)
+    command = ["prepare", "folder", "My music.d", "--workers", "1"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert re.fullmatch(r"data/My music\.d/train\.bin: 9 pieces, .* minutes", lines[0])
+    assert re.fullmatch(r"data/My music\.d/valid\.bin: 2 pieces, .* minutes", lines[1])
+    assert lines[2].startswith("left out: bad.mid: ")
+    assert "12/12" in result.stderr
+
+
 # Consent
 
 
@@ -685,8 +816,9 @@ def test_command(source, tmp_path, monkeypatch):
     write = ["prepare", "giantmidi", "--source", str(source), "--workers", "1", "--accept"]
     result = CliRunner().invoke(cli.app, write)
     assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()[-2:]
+    lines = result.stdout.splitlines()[-2:]
     assert lines[0].startswith("data/giantmidi/train.bin: 50 pieces, ")
+    assert "56/56" in result.stderr, "the bar is for those, too, who have no terminal"
 
 
 def test_help_of_the_command():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tinyperceiver.performance import encode_performance
     from tinyperceiver.pieces import PIECES, load_piece
     from tinyperceiver.pipeline import pipeline
-    from tinyperceiver.prepare import prepare_giantmidi
+    from tinyperceiver.prepare import prepare_folder, prepare_giantmidi
     from tinyperceiver.rotary import apply_rotation, rotation_at
     from tinyperceiver.tokenizer import decode_midi, decode_notes, encode_midi
     from tinyperceiver.training import (
@@ -63,6 +63,7 @@ __all__ = [
     "piano_roll",
     "pipeline",
     "play",
+    "prepare_folder",
     "prepare_giantmidi",
     "read_midi",
     "render",
@@ -86,7 +87,7 @@ _MODULE_OF = {
     "performance": "encode_performance",
     "pieces": "PIECES load_piece",
     "pipeline": "pipeline",
-    "prepare": "prepare_giantmidi",
+    "prepare": "prepare_folder prepare_giantmidi",
     "rotary": "apply_rotation rotation_at",
     "tokenizer": "decode_midi decode_notes encode_midi",
     "training": "RUNS Stage TrainingConfig make_fabric train",

@@ -18,6 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from tinyperceiver.archive import ArchiveError, Piece, list_pieces, open_source
 from tinyperceiver.download import download
@@ -29,12 +32,13 @@ from tinyperceiver.units import (
     TOKEN_TYPE,
     Cluster,
     Processes,
+    count_events,
     read_unit,
     tokenize_units,
     unit_is_whole,
 )
 
-__all__ = ["GIANTMIDI_URL", "encode_file", "prepare_giantmidi"]
+__all__ = ["GIANTMIDI_URL", "encode_file", "prepare_folder", "prepare_giantmidi"]
 
 GIANTMIDI_URL = "https://martin-krasser.com/perceiver/data/midi/giantmidi-piano.zip"
 NOTICE = """\
@@ -56,6 +60,12 @@ SPLITS = ("train", "valid")
 # 2 % of the full set are some 200 recordings and 3 million tokens: enough to tell models
 # apart that differ by 0.01 nats a token, and little enough for the training to miss.
 VALID_SHARE = 0.02
+# Of one's own music a tenth is held out, and at least two recordings, so that one odd
+# piece does not decide. Of fewer than ten recordings that would take too much away from
+# the training: the ends of all of them are held out instead.
+OWN_SHARE, OWN_LEAST, FEW, END_SHARE = 0.1, 2, 10, 0.2
+# Recordings of at least so many tokens are held out first, since windows fit in them.
+LONG_ENOUGH = 1025
 UNIT_FILES, UNIT_BYTES = 32, 2_000_000
 # What a run that was killed may leave.
 WORK = re.compile("work-[0-9a-f]{16}")
@@ -64,6 +74,19 @@ HALF_WRITTEN = re.compile(
 )
 # At the end of a file's name, in the original release.
 YOUTUBE_ID = re.compile(r"(?:^|, )([\w-]{11})\.midi?$", re.IGNORECASE | re.ASCII)
+
+# A row of pieces.tsv, with the hash of the tokens.
+Row = dict[str, str | int]
+
+
+class Rule(NamedTuple):
+    """How music is held out, where train/ and valid/ do not say it."""
+
+    # Rows of all files to the tokens that are held out at the end of each, by name: none,
+    # all of them, or some, where a piece is cut in two.
+    hold_out: Callable[[list[Row]], dict[str, int]]
+    same: str  # files that agree in this field of their rows are copies
+    options: dict[str, str | float]  # for the manifest
 
 
 def encode_file(data: bytes) -> list[int]:
@@ -81,6 +104,7 @@ def prepare_giantmidi(
     sha256: str | None = None,
     encode: Callable[[bytes], list[int]] = encode_file,
     seconds_per_file: float = 120.0,
+    progress: bool | None = None,
 ) -> dict:
     """Turn a dataset of MIDI files into train.bin and valid.bin, tokens to train on.
 
@@ -108,6 +132,7 @@ def prepare_giantmidi(
         sha256: the hash that the zip must have, in hexadecimal.
         encode: bytes of a file to tokens; a function that other processes can import.
         seconds_per_file: so long may a file take.
+        progress: show a bar; by default where there is a terminal.
 
     Returns:
         The manifest.
@@ -117,11 +142,96 @@ def prepare_giantmidi(
             a piece that can be read; `out` holds another dataset; no Dask.
         RuntimeError: another run is at work in `out`, or no worker is.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be 1 or more, not {workers}")
+    _check_workers(workers)
     out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     _ask_consent(out, accept)
+    options = {"split": "by recording", "valid_share": VALID_SHARE}
+    return _prepare(
+        source,
+        out,
+        Rule(_hold_out_few_of_many, "sha256", options),
+        workers=workers,
+        dask=dask,
+        sha256=sha256,
+        encode=encode,
+        seconds_per_file=seconds_per_file,
+        progress=progress,
+    )
+
+
+def prepare_folder(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    encode: Callable[[bytes], list[int]] = encode_file,
+    seconds_per_file: float = 120.0,
+    progress: bool | None = None,
+) -> dict:
+    """Turn your own MIDI files into train.bin and valid.bin, tokens to train on.
+
+    The files are those of `prepare_giantmidi`, and a killed run is resumed in the same
+    way. What is held out in valid.bin depends on the music alone, so that it is the
+    same on every run:
+
+    - If there are folders named train and valid, they are the split.
+    - Of ten recordings or more, a tenth is held out, and at least two. A hash of the
+      tokens chooses them among those that are not short. Files with the same tokens
+      count as one recording, whatever their names are.
+    - Of fewer than ten recordings, the last fifth of each is held out. A held-out loss
+      is then somewhat too low, because an end resembles its beginning.
+
+    Args:
+        source: a folder with MIDI files, in it or in its sub-folders; or a zip of one.
+        out: the folder to write, made if need be.
+        workers, encode, seconds_per_file, progress: as in `prepare_giantmidi`.
+
+    Returns:
+        The manifest. Its `skipped` lists the files that are left out, and why.
+
+    Raises:
+        ValueError: `source` is missing, damaged, or without a file that can be used;
+            `out` holds other tokens.
+        RuntimeError: another run is at work in `out`, or processes do not start.
+    """
+    _check_workers(workers)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(f"{source} does not exist: name the folder of your MIDI files")
+    out = Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    options = {"split": f"by recording, or by time if there are fewer than {FEW}"}
+    options |= {"valid_share": OWN_SHARE, "end_share": END_SHARE}
+    return _prepare(
+        path,
+        out,
+        Rule(_hold_out_of_own, "music", options),
+        workers=workers,
+        encode=encode,
+        seconds_per_file=seconds_per_file,
+        progress=progress,
+    )
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+
+
+def _prepare(
+    source: str | os.PathLike,
+    out: Path,
+    rule: Rule,
+    *,
+    workers: int | None,
+    encode: Callable[[bytes], list[int]],
+    seconds_per_file: float,
+    progress: bool | None,
+    dask: str | None = None,
+    sha256: str | None = None,
+) -> dict:
+    """The work of both; `out` exists."""
     with alone_in(out), ExitStack() as stack:
         for rest in out.iterdir():  # of a run that was killed
             if HALF_WRITTEN.fullmatch(rest.name):
@@ -149,7 +259,7 @@ def prepare_giantmidi(
         if not pieces:
             raise ValueError(f"{source} holds no MIDI files (.mid)")
         split_of = _split_by_folder(pieces, source)
-        head = _describe(origin, split_of is None, encode)
+        head = _describe(origin, rule.options if split_of is None else None, encode)
         listed = json.dumps([head, pieces, UNIT_FILES, UNIT_BYTES]).encode()
         head["key"] = hashlib.sha256(listed).hexdigest()
         finished = _find_result(out, key=head["key"])
@@ -169,11 +279,12 @@ def prepare_giantmidi(
         if todo and dask:
             pool = Cluster(dask, opened, encode, seconds_per_file)
             stack.callback(pool.client.close)
-            tokenize_units(todo, pool)
+            tokenize_units(todo, pool, progress)
         elif todo:
             workers = workers or _count_cores()
-            tokenize_units(todo, Processes(path, workers, encode, seconds_per_file))
-        manifest = _join(paths, split_of, out, head)
+            pool = Processes(path, workers, encode, seconds_per_file)
+            tokenize_units(todo, pool, progress)
+        manifest = _join(paths, split_of, rule, out, head)
         shutil.rmtree(work)
         return manifest
 
@@ -261,7 +372,7 @@ def _split_by_folder(
     return split_of
 
 
-def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
+def _describe(origin: dict, shares: dict | None, encode: Callable) -> dict:
     """What is known of a result beforehand: if it differs, the work starts afresh."""
     from importlib.metadata import version
 
@@ -269,9 +380,7 @@ def _describe(origin: dict, is_flat: bool, encode: Callable) -> dict:
 
     names = ("numpy", "mido", "pretty_midi")
     options = {"encode": _name_of(encode)}
-    options |= {"split": "by recording" if is_flat else "by folder"}
-    if is_flat:
-        options["valid_share"] = VALID_SHARE
+    options |= {"split": "by folder"} if shares is None else shares
     return {
         "format": FORMAT,
         "source": origin,
@@ -330,22 +439,36 @@ def _units(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 
 def _join(
-    paths: list[Path], split_of: dict[str, str] | None, out: Path, head: dict
+    paths: list[Path],
+    split_of: dict[str, str] | None,
+    rule: Rule,
+    out: Path,
+    head: dict,
 ) -> dict:
     """Write the result, the manifest last: while that is missing, nothing is finished."""
-    names, skipped = defaultdict(list), []  # names by hash: no more is kept of each
+    rows, skipped, copies = [], [], defaultdict(list)
     for path in paths:
-        for row in read_unit(path)[0]:
-            if "fault" in row:
-                skipped.append({"name": row["name"], "reason": row["fault"]})
-            else:
-                names[row["sha256"]].append(row["name"])
-    if not names:
+        found = read_unit(path)[0]
+        skipped += [
+            {"name": row["name"], "reason": row["fault"]}
+            for row in found
+            if "fault" in row
+        ]
+        for row, tokens in _pieces_of(path):
+            rows.append(row | {"music": hashlib.sha256(tokens).hexdigest()})
+            copies[rows[-1][rule.same]].append(row["name"])
+    if not rows:
         raise ValueError(
             f"none of {len(skipped)} MIDI files can be used; the first, {skipped[0]['name']!r}: "
             f"{skipped[0]['reason']}"
         )
-    split_of = split_of or _split_by_recording(names)
+    if split_of is None:
+        held_out = rule.hold_out(rows)
+    else:
+        held_out = {
+            row["name"]: row["tokens"] * (split_of[row["name"]] == "valid")
+            for row in rows
+        }
     manifest_path = out / "manifest.json"
     manifest_path.unlink(missing_ok=True)
     totals = {split: Counter() for split in SPLITS}
@@ -354,15 +477,17 @@ def _join(
             stack.enter_context(whole_file(out / name))
             for name in ("pieces.tsv", "train.bin", "valid.bin")
         )
-        files = dict(zip(SPLITS, files, strict=True))
         table.write(b"split\tname\ttokens\tnotes\tseconds\tsha256\n")
         for path in paths:
             for row, tokens in _pieces_of(path):
-                split = split_of[row["name"]]
-                files[split].write(tokens)
-                table.write(_line(split, row))
-                counts = {key: row[key] for key in ("tokens", "notes", "steps")}
-                totals[split].update(counts, pieces=1)
+                cut = row["tokens"] - held_out[row["name"]]
+                parts = tokens[:cut], tokens[cut:]
+                for split, file, part in zip(SPLITS, files, parts, strict=True):
+                    if len(part):
+                        file.write(np.append(part, TOKEN_TYPE.type(SEPARATOR)))
+                        counts = count_events(part)
+                        table.write(_line(split, row | counts))
+                        totals[split].update(counts, pieces=1)
     splits = {
         split: {
             "file": f"{split}.bin",
@@ -377,7 +502,7 @@ def _join(
     manifest = head | {
         "splits": splits,
         "table": {"file": "pieces.tsv", "sha256": sha256_of(out / "pieces.tsv")},
-        "copies": [same for same in names.values() if len(same) > 1],
+        "copies": [same for same in copies.values() if len(same) > 1],
         "skipped": skipped,
     }
     with whole_file(manifest_path) as file:
@@ -385,15 +510,14 @@ def _join(
     return manifest
 
 
-def _pieces_of(path: Path) -> Iterator[tuple[dict, bytes]]:
-    """Row and tokens of each good piece of a unit, the separator included."""
-    rows, tokens = read_unit(path)
-    begin = 0
+def _pieces_of(path: Path) -> Iterator[tuple[Row, np.ndarray]]:
+    """Row and tokens of each good piece of a unit, without the separator."""
+    rows, data = read_unit(path)
+    tokens, begin = np.frombuffer(data, TOKEN_TYPE), 0
     for row in rows:
         if "fault" not in row:
-            end = begin + (row["tokens"] + 1) * TOKEN_TYPE.itemsize
-            yield row, tokens[begin:end]
-            begin = end
+            yield row, tokens[begin : begin + row["tokens"]]
+            begin += row["tokens"] + 1
 
 
 def _line(split: str, row: dict) -> bytes:
@@ -404,8 +528,8 @@ def _line(split: str, row: dict) -> bytes:
     return ("\t".join(name) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _split_by_recording(names: dict[str, list[str]]) -> dict[str, str]:
-    """Split of each name, given those of each hash. Copies and ids stay together."""
+def _recordings(rows: list[Row], same: str) -> dict[str, list[Row]]:
+    """Rows by recording, each under a mark: copies and YouTube ids stay together."""
     parent = {}
 
     def root_of(mark: str) -> str:
@@ -414,23 +538,47 @@ def _split_by_recording(names: dict[str, list[str]]) -> dict[str, str]:
             mark = above
         return mark
 
-    for digest, copies in names.items():
-        for name in copies:
-            marks = [root_of(f"bytes {digest}")]
-            if found := YOUTUBE_ID.search(name.split("/")[-1]):
-                marks.append(root_of(f"id {found[1]}"))
-            # The larger stands for both: an id if there is one, in whatever order they come.
-            parent[min(marks)] = max(marks)
-    root = {digest: root_of(f"bytes {digest}") for digest in names}
-    place = {
-        mark: int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8], "big") / 2**64
-        for mark in root.values()
-    }
+    for row in rows:
+        marks = [root_of(f"bytes {row[same]}")]
+        if found := YOUTUBE_ID.search(row["name"].split("/")[-1]):
+            marks.append(root_of(f"id {found[1]}"))
+        # The larger stands for both: an id if there is one, in whatever order they come.
+        parent[min(marks)] = max(marks)
+    groups = defaultdict(list)
+    for row in rows:
+        groups[root_of(f"bytes {row[same]}")].append(row)
+    return groups
+
+
+def _place_of(mark: str) -> float:
+    """A number from 0 to 1 that only the mark decides."""
+    return int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8], "big") / 2**64
+
+
+def _hold_out_few_of_many(rows: list[Row]) -> dict[str, int]:
+    """A recording stays where it is, whatever other recordings are added."""
+    groups = _recordings(rows, "sha256")
     # A small folder, too, gets something to validate with, and something to train on.
-    bound = max(VALID_SHARE, min(place.values()))
-    is_valid = {mark: len(place) > 1 and at <= bound for mark, at in place.items()}
+    bound = max(VALID_SHARE, min(map(_place_of, groups)))
     return {
-        name: SPLITS[is_valid[root[digest]]]
-        for digest, copies in names.items()
-        for name in copies
+        row["name"]: row["tokens"] * (len(groups) > 1 and _place_of(mark) <= bound)
+        for mark, group in groups.items()
+        for row in group
+    }
+
+
+def _hold_out_of_own(rows: list[Row]) -> dict[str, int]:
+    """Whole recordings if there are enough of them, else the ends of all."""
+    groups = _recordings(rows, "music")
+    if len(groups) < FEW:
+        return {row["name"]: int(row["tokens"] * END_SHARE) for row in rows}
+    lengths = {mark: max(row["tokens"] for row in groups[mark]) for mark in groups}
+    enough = min(LONG_ENOUGH, sorted(lengths.values())[len(groups) // 2])
+    long = [mark for mark, length in lengths.items() if length >= enough]
+    count = max(OWN_LEAST, round(OWN_SHARE * len(groups)))
+    chosen = set(sorted(long, key=_place_of)[:count])
+    return {
+        row["name"]: row["tokens"] * (mark in chosen)
+        for mark, group in groups.items()
+        for row in group
     }

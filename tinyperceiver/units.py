@@ -36,6 +36,7 @@ __all__ = [
     "TOKEN_TYPE",
     "Cluster",
     "Processes",
+    "count_events",
     "read_unit",
     "tokenize_files",
     "tokenize_units",
@@ -87,12 +88,13 @@ def tokenize_files(files: list[File], encode: Encode, seconds: float) -> Result:
                 rows.append({"name": name, "fault": fault})
                 continue
             rows.append({"name": name, "sha256": hashlib.sha256(data).hexdigest()})
-            rows[-1] |= _count(tokens)
+            rows[-1] |= count_events(tokens)
             parts += [tokens.tobytes(), TOKEN_TYPE.type(SEPARATOR).tobytes()]
     return rows, b"".join(parts)
 
 
-def _count(tokens: np.ndarray) -> dict[str, int]:
+def count_events(tokens: np.ndarray) -> dict[str, int]:
+    """How many tokens, notes, and steps of time there are in token ids, (length,)."""
     is_shift = (tokens >= TIME_SHIFT) & (tokens < VELOCITY)
     steps = tokens[is_shift].astype(np.int64) - TIME_SHIFT + 1
     notes = int((tokens < NOTE_OFF).sum())
@@ -261,18 +263,28 @@ def _try_out(executor: Executor, encode: Encode, seconds: float) -> None:
         raise RuntimeError(f"workers cannot work ({reason}): {ADVICE}") from error
 
 
-def tokenize_units(todo: list[tuple[Path, Unit]], pool: Processes | Cluster) -> None:
+def tokenize_units(
+    todo: list[tuple[Path, Unit]],
+    pool: Processes | Cluster,
+    progress: bool | None = None,
+) -> None:
     """Write the result of each unit to its path.
 
     What was under way when a worker died is done again, file by file. A file on which
     it dies again is left out, with the reason in its place.
+
+    Args:
+        todo: paths to write, each with its unit.
+        pool: where the work is done.
+        progress: show a bar; by default where there is a terminal.
     """
     from tqdm.auto import tqdm
 
     total = sum(len(unit) for _, unit in todo)
     rest = iter(todo)
     upcoming = next(rest, None)
-    with tqdm(total=total, unit=" files", disable=None) as bar:
+    hidden = None if progress is None else not progress
+    with tqdm(total=total, unit=" files", disable=hidden) as bar:
         while upcoming:
             lost, pending = [], {}
             with pool.start(pool.workers) as executor:
