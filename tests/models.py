@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
@@ -15,6 +16,9 @@ SMALL = PerceiverConfig(
     num_self_attention_layers=2,
     init_scale=0.5,
 )
+
+# For what must be the same on both.
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def small_model(**changes) -> PerceiverAR:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from models import DEVICES
 
 from tinyperceiver import attention
 from tinyperceiver.attention import (
@@ -17,7 +18,6 @@ from tinyperceiver.attention import (
 )
 from tinyperceiver.rotary import rotation_at
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 # l, n and the pads on the left of each of two rows; in the last two, queries are padding, too.
 WINDOWS = [
     (1, 1, None),

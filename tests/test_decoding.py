@@ -210,7 +210,7 @@ def test_greedy_tokens_are_the_models_own_in_float32(trained):
             logits = trained(token.view(1, 1), 0, cache=cache)[:, -1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "half"])
 def test_a_recorded_graph_gives_the_same(precision):
     model = PerceiverAR(PRESETS["tiny"]).cuda()

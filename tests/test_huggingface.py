@@ -486,7 +486,7 @@ def test_one_device_for_the_whole_model(device_map):
     assert {parameter.device.type for parameter in loaded.parameters()} == {wanted}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_on_a_gpu():
     expected = SymbolicAudioPipeline(PerceiverAR.from_pretrained(HUB))
     options = {"max_new_tokens": 20, "return_type": "tensors"}
