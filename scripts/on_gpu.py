@@ -30,7 +30,7 @@ from typing import BinaryIO
 ROOT = Path(__file__).resolve().parent.parent
 # Step -> seconds that it may take, its program, and the numbers for a GPU and for a rehearsal.
 STEPS = {
-    "tests": (100, "-m pytest -m cuda -q -p no:cacheprovider", "", ""),
+    "tests": (100, "-m pytest -m cuda -q --continue-on-collection-errors", "", ""),
     "training_gpu": (
         120,
         "benchmarks/training_gpu.py",

@@ -194,6 +194,28 @@ def test_what_runs_too_long_is_stopped():
     time.sleep(0.2)  # the alarm is off
 
 
+def test_a_run_that_is_cut_short_leaves_its_best_weights(data, tmp_path, monkeypatch, capsys):
+    def interrupted(config, folder, out, **options):
+        train(config, folder, out, stop_after=40, **options)
+        if config.steps > 40:
+            raise TimeoutError("not done after 9 s")
+
+    monkeypatch.setattr(train_for, "train", interrupted)
+    (tmp_path / "small.json").write_text(json.dumps(CONFIG.to_json()))
+    options = ["--until", str(time.time() + 600), "--most-steps", "60", "--accelerator", "cpu"]
+    options += ["--data", str(data), "--out", str(tmp_path), "--larger-batches", "2"]
+    options += ["--json", str(tmp_path / "train.json"), "--config", str(tmp_path / "small.json")]
+    monkeypatch.setattr(sys, "argv", ["train_for.py", *options])
+    train_for.main()
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert not record["is_finished"] and record["steps"] == 60
+    assert "the run is not done after 9 s: taking the best weights" in capsys.readouterr().out
+    run = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert [stage["batch_size"] for stage in run["stages"]] == [8, 4]
+    assert len((tmp_path / "run" / "speed.jsonl").read_text().splitlines()) == 40
+    assert PerceiverAR.from_pretrained(tmp_path / "model").num_parameters == record["parameters"]
+
+
 # On the GPU itself
 
 
