@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pretty_midi
 import pytest
 import soundfile
 import torch
-from conftest import GOLDEN, PATIENCE, REFERENCE
+from conftest import GOLDEN, REFERENCE
 from typer.testing import CliRunner
 
 import tinyperceiver
@@ -28,7 +29,7 @@ from tinyperceiver.tokenizer import decode_midi, encode_midi
 
 ROOT = Path(__file__).parent.parent
 HUB = str(REFERENCE / "hub")
-COMMANDS = ("generate", "render", "convert")
+COMMANDS = ("generate", "render", "convert", "export")
 
 
 def write_melody(path: Path, *pitches: int) -> Path:
@@ -83,7 +84,7 @@ def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=300,
     )
 
 
@@ -264,6 +265,20 @@ def test_convert_makes_what_checkpoint_takes(folder, run):
     assert Path("own.mid").read_bytes() == Path("hub.mid").read_bytes()
 
 
+# Export
+
+
+def test_export_writes_one_file(folder, run):
+    code, out, err = run("export", HUB, "small.onnx", "--bits", 8, "--attention-weights")
+    assert code == 0, err
+    size = Path("small.onnx").stat().st_size
+    model = from_pretrained(PerceiverAR, HUB)
+    assert out == f"small.onnx: {model.num_parameters:,} parameters, {size / 1e6:.1f} MB\n"
+    session = onnxruntime.InferenceSession("small.onnx")
+    assert session.get_outputs()[-1].name == "attention_weights"
+    assert session.get_modelmeta().custom_metadata_map["bits"] == "8"
+
+
 # Errors
 
 
@@ -309,6 +324,10 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
             ("convert", GOLDEN / "small" / "training.ckpt", "-o", "new", "--sha256", "0" * 64),
             "has the SHA-256",
         ),
+        (("export", HUB, "small.pt"), "small.pt must end in .onnx"),
+        (("export", HUB, "no/small.onnx"), "no/small.onnx cannot be written"),
+        (("export", HUB, "small.onnx", "--bits", 7), "bits must be one of (32, 16, 8, 4), not 7"),
+        (("export", "./nothing", "small.onnx"), "nothing is not a folder with a checkpoint"),
     ],
     ids=lambda value: " ".join(map(str, value))[-50:] if isinstance(value, tuple) else "",
 )
@@ -338,6 +357,7 @@ def test_errors_in_a_process_of_its_own(folder):
         ("generate", "prompt.mid"),
         ("render", "prompt.mid"),
         ("convert", "x.ckpt"),
+        ("export", "tiny"),
         (*GENERATE, "--max-new-tokens", "many"),
         (*GENERATE, "--max-new-tokens", "0"),
         (*GENERATE, "--prompt-tokens", "0"),
@@ -467,7 +487,7 @@ def test_help_of_each_command_shows_an_example():
         assert result.exit_code == 0
         text = re.sub(r"\x1b\[[\d;]*m", "", result.output)
         example = re.search(rf"^\W*tinyperceiver {command} (\S.*)$", text, re.MULTILINE)
-        assert example and " -o " in example[1], text
+        assert example and re.search(r" -o |\.onnx", example[1]), text
 
 
 def test_help_lists_the_commands_and_explains_every_option():

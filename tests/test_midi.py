@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
 
 from tinyperceiver import midi as midi_module
 from tinyperceiver.midi import MAX_BYTES, MAX_EVENTS, MAX_SECONDS, MidiReadError, read_midi
@@ -77,7 +76,7 @@ def read_all(paths) -> dict[str, dict]:
         input="".join(json.dumps(str(path)) + "\n" for path in paths),
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]

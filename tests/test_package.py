@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
 
 import tinyperceiver
 
@@ -23,6 +22,8 @@ HEAVY = {
     "huggingface_hub",
     "matplotlib",
     "mido",
+    "onnx",
+    "onnxruntime",
     "pretty_midi",
     "soundfile",
     "tinysoundfont",
@@ -56,7 +57,7 @@ def fresh(code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=PATIENCE,
+        timeout=300,
     )
     return result.stdout
 

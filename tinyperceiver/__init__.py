@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tinyperceiver.generation import generate, stream
     from tinyperceiver.midi import MidiReadError, read_midi
     from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
+    from tinyperceiver.onnx_export import export_onnx
     from tinyperceiver.performance import encode_performance
     from tinyperceiver.pieces import PIECES, load_piece
     from tinyperceiver.pipeline import pipeline
@@ -56,6 +57,7 @@ __all__ = [
     "decode_notes",
     "encode_midi",
     "encode_performance",
+    "export_onnx",
     "generate",
     "load_piece",
     "make_fabric",
@@ -84,6 +86,7 @@ _MODULE_OF = {
     "generation": "generate stream",
     "midi": "MidiReadError read_midi",
     "model": "PRESETS DecoderLayer PerceiverAR PerceiverConfig",
+    "onnx_export": "export_onnx",
     "performance": "encode_performance",
     "pieces": "PIECES load_piece",
     "pipeline": "pipeline",
