@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,10 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 # The models here are tiny: on a busy machine, threads would wait for one another for minutes.
 torch.set_num_threads(1)
+
+# Seconds that a test waits for a browser, a kernel, a server or another process before it fails.
+# What works takes a few; a machine that is busy with ten other things takes a minute.
+PATIENCE = 300
 
 # Answers of the library that trained the released model; chapter 7 shows those of REFERENCE.
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,9 +74,26 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=program, args=FLAGS, timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()
+
+
+def new_context(browser, **options):
+    """A browser's context, in which whatever waits does so patiently; options of Playwright."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE)  # milliseconds
+    return context
+
+
+def wait_until(happened: Callable[[], object], what: str) -> None:
+    """Ask again and again; AssertionError that says `what` was waited for in vain."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, f"waited {PATIENCE} seconds in vain for {what}"
+        time.sleep(0.02)
 
 
 def linear(color: str) -> np.ndarray:

@@ -16,7 +16,7 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
-from conftest import GOLDEN, REFERENCE
+from conftest import GOLDEN, PATIENCE, REFERENCE
 from typer.testing import CliRunner
 
 import tinyperceiver
@@ -84,7 +84,7 @@ def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

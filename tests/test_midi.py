@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from tinyperceiver import midi as midi_module
 from tinyperceiver.midi import MAX_BYTES, MAX_EVENTS, MAX_SECONDS, MidiReadError, read_midi
@@ -76,7 +77,7 @@ def read_all(paths) -> dict[str, dict]:
         input="".join(json.dumps(str(path)) + "\n" for path in paths),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=2 * PATIENCE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import PATIENCE
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -78,7 +79,11 @@ def test_a_check_of_the_chapter_notices(mutation):
     chapter, changes = MUTATIONS[mutation]
     notebook = mutated(BOOK / f"{chapter}.ipynb", changes)
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(BOOK)}}
+        notebook,
+        timeout=2 * PATIENCE,
+        startup_timeout=PATIENCE,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(BOOK)}},
     )
     with pytest.raises(CellExecutionError) as error:
         client.execute()

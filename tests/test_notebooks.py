@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from conftest import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
@@ -176,7 +177,8 @@ def nbval_on(notebook: nbformat.NotebookNode, folder: Path) -> subprocess.Comple
     """nbval's verdict, as `make test` asks for it."""
     path = folder / "planted.ipynb"
     nbformat.write(notebook, path)
-    options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "60"]
+    options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", str(PATIENCE)]
+    options += ["--nbval-kernel-startup-timeout", str(PATIENCE)]
     sanitize = ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *sanitize]
     return subprocess.run(
@@ -184,7 +186,7 @@ def nbval_on(notebook: nbformat.NotebookNode, folder: Path) -> subprocess.Comple
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=120,
+        timeout=2 * PATIENCE,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 import tinyperceiver
 
@@ -57,7 +58,7 @@ def fresh(code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     return result.stdout
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urldefrag, urlparse
 
 import pytest
 import yaml
+from conftest import PATIENCE, new_context
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "book" / "_build" / "html"
@@ -44,7 +45,7 @@ class Visit:
         self.origin = origin
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        context = browser.new_context(viewport=PHONE)
+        context = new_context(browser, viewport=PHONE)
         context.on("request", lambda request: self.requests.append(request.url))
         # Recorded above, then stopped here: the verdict is the same with and without a network.
         context.route(lambda url: not url.startswith(origin), lambda route: route.abort())
@@ -184,30 +185,36 @@ PALE_TEXT = """() => {
 }"""
 
 
+# Colours fade over from one scheme to the other.
+END_OF_FADING = """() => document.getAnimations()
+  .filter((animation) => animation instanceof CSSTransition)
+  .forEach((transition) => transition.finish())"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(visit, scheme):
     visit.page.emulate_media(color_scheme=scheme)
     visit.page.wait_for_selector(f'html[data-theme="{scheme}"]')
-    visit.page.wait_for_timeout(400)  # milliseconds: colours fade over
+    visit.page.evaluate(END_OF_FADING)
     seen, pale = visit.page.evaluate(PALE_TEXT)
     assert seen > 5, "hardly any text was looked at"
     assert pale == []
 
 
-DURATIONS = """() => Promise.all([...document.querySelectorAll("audio")].map((audio) =>
+DURATIONS = """(patience) => Promise.all([...document.querySelectorAll("audio")].map((audio) =>
   new Promise((done) => {
     const answer = () => done(Number.isFinite(audio.duration) ? audio.duration : -1);
     if (audio.readyState >= 1) return answer();
     audio.addEventListener("loadedmetadata", answer);
     audio.addEventListener("error", () => done(-1));
-    setTimeout(() => done(-2), 10000);
+    setTimeout(() => done(-2), 1000 * patience);
     audio.preload = "metadata";
     audio.load();
   })))"""
 
 
 def test_every_player_has_a_duration(visit):
-    durations = visit.page.evaluate(DURATIONS)  # seconds; -1 not playable, -2 no answer
+    durations = visit.page.evaluate(DURATIONS, PATIENCE)  # seconds; -1 not playable, -2 no answer
     assert all(seconds > 0 for seconds in durations), durations
 
 
@@ -256,7 +263,7 @@ WIDGETS = """() => {
 def test_widgets_are_drawn(visit):
     views = 'script[type="application/vnd.jupyter.widget-view+json"]'
     if visit.page.locator(views).count():
-        visit.page.wait_for_selector(".jupyter-widgets", state="attached", timeout=10_000)
+        visit.page.wait_for_selector(".jupyter-widgets", state="attached")
     assert visit.page.evaluate(WIDGETS) == []
 
 
@@ -344,7 +351,7 @@ def test_there_are_three_interactive_pictures_at_least(visits):
 
 
 def test_without_scripts_the_pictures_stand(browser, origin, site):
-    context = browser.new_context(viewport=PHONE, java_script_enabled=False)
+    context = new_context(browser, viewport=PHONE, java_script_enabled=False)
     page, seen = context.new_page(), 0
     for name in PAGES:
         if "tinyperceiver-interactive" not in (site / f"{name}.html").read_text(encoding="utf-8"):
@@ -363,7 +370,7 @@ def test_without_scripts_the_pictures_stand(browser, origin, site):
 def test_search_works_offline(browser, origin):
     found = Visit(browser, origin, "search")
     found.page.goto(f"{origin}/search.html?q=perceiver")
-    found.page.wait_for_selector("#search-results li a", timeout=10_000)
+    found.page.wait_for_selector("#search-results li a")
     assert [url for url in found.requests if not url.startswith((origin, "data:"))] == []
     assert found.complaints == []
 
@@ -371,22 +378,22 @@ def test_search_works_offline(browser, origin):
 def test_the_browser_checks_can_fail(browser, origin):
     """A page with every fault at once: each check must name its own."""
     bad = Visit(browser, origin, PAGES[0])
-    bad.page.evaluate(
-        """() => {
-          const article = document.querySelector("article.bd-article");
-          article.innerHTML += `<img src="https://example.org/x.png">
-            <audio src="data:audio/mpeg;base64,AAAA"></audio><div class="math">x</div>
-            <p style="width: 900px; color: #888; background: #999">pale and wide</p>
-            <div><script type="application/vnd.jupyter.widget-view+json">{}</script></div>`;
-          console.error("complaint");
-        }"""
-    )
-    bad.page.wait_for_timeout(300)
+    with bad.page.expect_request("https://example.org/**"), bad.page.expect_console_message():
+        bad.page.evaluate(
+            """() => {
+              const article = document.querySelector("article.bd-article");
+              article.innerHTML += `<img src="https://example.org/x.png">
+                <audio src="data:audio/mpeg;base64,AAAA"></audio><div class="math">x</div>
+                <p style="width: 900px; color: #888; background: #999">pale and wide</p>
+                <div><script type="application/vnd.jupyter.widget-view+json">{}</script></div>`;
+              console.error("complaint");
+            }"""
+        )
     assert any("example.org" in url for url in bad.requests)
     assert any("complaint" in text for text in bad.complaints)
     assert "pale and wide" in str(bad.page.evaluate(WIDER_THAN_THE_SCREEN)[1])
     assert "pale and wide" in str(bad.page.evaluate(PALE_TEXT)[1])
-    assert min(bad.page.evaluate(DURATIONS)) < 0
+    assert min(bad.page.evaluate(DURATIONS, PATIENCE)) < 0
     assert "example.org" in str(bad.page.evaluate(WITHOUT_TEXT))
     assert len(bad.page.evaluate(MATHEMATICS)) == 1
     assert len(bad.page.evaluate(WIDGETS)) == 1

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from conftest import PATIENCE, wait_until
 from encoders import CRASHES, HANGS, backwards, deadly, on_a_full_disk, slow
 from test_reader import file_of, number
 from typer.testing import CliRunner
@@ -299,7 +300,7 @@ def test_killed_at_ten_random_moments(source, tmp_path):
     """Ends in the same bytes, and goes on from what was done; its workers die with it."""
     calm, out = tmp_path / "calm", tmp_path / "out"
     begin = time.monotonic()
-    assert start_run(source, calm, tmp_path / "run.py").wait(timeout=120) == 0
+    assert start_run(source, calm, tmp_path / "run.py").wait(timeout=PATIENCE) == 0
     whole = time.monotonic() - begin
     rng, groups, kills = random.Random(1), [], 0
     for attempt in range(200):
@@ -320,11 +321,7 @@ def test_killed_at_ten_random_moments(source, tmp_path):
             process.wait()
     assert kills >= 10
     assert bytes_of(out) == bytes_of(calm)
-    deadline = time.monotonic() + 10
-    while groups and time.monotonic() < deadline:
-        groups = [pid for pid in groups if group_lives(pid)]
-        time.sleep(0.05)
-    assert groups == []
+    wait_until(lambda: not any(map(group_lives, groups)), "the end of all the workers")
 
 
 def group_lives(pid: int) -> bool:
@@ -419,9 +416,8 @@ def cluster(tmp_path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     quiet["env"] = ENVIRONMENT
     processes = [subprocess.Popen(run, **quiet)]
     try:
-        while not address.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: address.exists() or processes[0].poll() is not None, "the scheduler")
+        assert processes[0].poll() is None
         run = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1"]
         run += ["--no-nanny", "--no-dashboard", "--scheduler-file", str(address)]
         processes += [subprocess.Popen(run, **quiet) for _ in range(2)]
@@ -446,10 +442,9 @@ def test_a_dask_cluster_one_of_whose_workers_is_killed(source, tmp_path, cluster
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not any(out.glob("work-*/*")) and thread.is_alive():
-        time.sleep(0.01)
+    wait_until(lambda: any(out.glob("work-*/*")) or not thread.is_alive(), "the first unit")
     worker.kill()
-    thread.join(120)
+    thread.join(PATIENCE)
     assert outcome and worker.wait() == -signal.SIGKILL
     assert bytes_of(out) == bytes_of(tmp_path / "calm")
 

@@ -1,8 +1,12 @@
 """Filters, the grammar, streams, stops, batches of different lengths, what a full window does."""
 
+import base64
 import dataclasses
 import inspect
+import json
+import re
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +18,16 @@ from tinyperceiver import generation
 from tinyperceiver.checkpoints import from_pretrained
 from tinyperceiver.generation import stream
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.pieces import load_piece
 from tinyperceiver.sampling import MAX_SILENCE, Grammar, choose_tokens, keep_min_p
-from tinyperceiver.tokenizer import PAD, TIME_SHIFT, decode_midi, decode_notes
+from tinyperceiver.tokenizer import (
+    NUM_EVENTS,
+    PAD,
+    TIME_SHIFT,
+    decode_midi,
+    decode_notes,
+    encode_midi,
+)
 
 SMALL = PerceiverConfig(
     max_seq_len=48,
@@ -349,3 +361,25 @@ def test_generate_and_stream_have_the_same_options():
     assert ours - {"progress"} == fields
     source = inspect.getsource(generation.generate)
     assert all(f"{name}={name}" in source for name in fields)
+
+
+# The numbers inside the picture of chapter 11
+
+
+def test_the_committed_board_holds_the_logits_of_the_shipped_model():
+    """nbval does not compare them: their last digits are the processor's own."""
+    chapter = Path(__file__).parent.parent / "book" / "11_sampling.ipynb"
+    outputs = [
+        "".join(output["data"]["text/html"])
+        for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
+    (board,) = [html for html in outputs if 'id="filter-board"' in html]
+    (content,) = re.findall(r"data:application/octet-stream;base64,([\w+/=]+)", board)
+    shown = np.frombuffer(base64.b64decode(content), dtype="<f4").reshape(3, NUM_EVENTS)
+    song = encode_midi(load_piece("schubert-lindenbaum"))
+    with torch.inference_mode():
+        logits = PerceiverAR.from_pretrained("tiny")(torch.tensor([song[:256]]), 0)[0]
+    places = (253, 255, 254)  # of the three contexts, in the order in which the reader chooses
+    assert np.allclose(shown, logits[places, :NUM_EVENTS], rtol=0, atol=1e-3)

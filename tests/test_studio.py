@@ -18,7 +18,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import wave
 from contextlib import suppress
@@ -29,6 +28,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import torch
+from conftest import PATIENCE, new_context, wait_until
 
 from tinyperceiver import PIECES, PerceiverAR, encode_midi, load_piece, play, render
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
@@ -49,7 +49,6 @@ ROOT = Path(__file__).parent.parent
 TAKES = ROOT / "book" / "runs" / "studio" / "takes.json"
 MOZART = (ROOT / "tinyperceiver" / "assets" / "pieces" / "mozart-sonata.mid").read_bytes()
 CORRUPT = b"MThd\0\0\0\6\0\1\0\1\1\x80MTrk\0\0\0\4\0"
-SILENT = 30  # seconds: what a busy machine may need for one step
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +63,12 @@ def panel(model):
     made.aloud.value = False
     yield made
     made.stop.click()
-    made.wait(SILENT)
+    made.wait(PATIENCE)
 
 
 def generate(panel):
     panel.generate.click()
-    panel.wait(SILENT)
+    panel.wait(PATIENCE)
     assert panel.stop.disabled and not panel.generate.disabled
     return panel.takes[-1]
 
@@ -143,7 +142,7 @@ def test_a_fault_at_the_end_leaves_the_panel_usable(panel, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(panel, "_keep", fail)
         panel.generate.click()
-        panel.wait(SILENT)
+        panel.wait(PATIENCE)
         assert not panel.generate.disabled and panel.stop.disabled
     assert generate(panel).new
 
@@ -151,13 +150,11 @@ def test_a_fault_at_the_end_leaves_the_panel_usable(panel, monkeypatch):
 def test_stop_keeps_what_was_written(panel):
     panel.knobs["max_new_tokens"].value = LONGEST
     panel.generate.click()
-    deadline = time.monotonic() + SILENT
-    while panel.bar.value == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: panel.bar.value, "the first token")
     assert panel.generate.disabled and not panel.stop.disabled
     panel.generate.click()  # a second click, sent before the button turned grey
     panel.stop.click()
-    panel.wait(SILENT)
+    panel.wait(PATIENCE)
     assert len(panel.takes) == 1 and "Stopped: take 1" in panel.status.value
     stopped = panel.takes[0].new
     assert 0 < len(stopped) < LONGEST
@@ -183,7 +180,7 @@ def test_an_error_before_the_first_token_leaves_no_take(panel, monkeypatch):
 
     monkeypatch.setattr(PerceiverAR, "stream", refuse)
     panel.generate.click()
-    panel.wait(SILENT)
+    panel.wait(PATIENCE)
     assert panel.takes == [] and "no such precision" in panel.status.value
     assert panel.stop.disabled and not panel.generate.disabled
 
@@ -328,11 +325,9 @@ def test_the_panel_plays_while_the_model_writes(model):
 def test_a_stopped_take_does_not_go_on_playing(panel):
     panel.aloud.value, panel.knobs["max_new_tokens"].value = True, LONGEST
     panel.generate.click()
-    deadline = time.monotonic() + SILENT
-    while panel.bar.value == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: panel.bar.value, "the first token")
     panel.stop.click()
-    panel.wait(SILENT)
+    panel.wait(PATIENCE)
     assert 'data-go=""' in panel.sound.value
 
 
@@ -426,7 +421,7 @@ def grid_page(browser, tmp_path):
         page = "<!doctype html><meta charset='utf-8'><style>:root{color-scheme:light dark}"
         path.write_text(page + f"</style><main>{studio_grid(short_takes()).data}", "utf-8")
         options = {"viewport": {"width": 375, "height": 700}, "color_scheme": "dark"}
-        context = browser.new_context(java_script_enabled=scripts, **options)
+        context = new_context(browser, java_script_enabled=scripts, **options)
         page = context.new_page()
         page.faults, page.asked = [], []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
@@ -482,7 +477,7 @@ def test_the_playhead_follows_and_one_player_sounds_at_a_time(grid_page):
 
 
 def downloaded(page, link):
-    with page.expect_download(timeout=1000 * SILENT) as download:
+    with page.expect_download() as download:
         link.click()
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
@@ -520,6 +515,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def answers(address):
+    with suppress(OSError), urllib.request.urlopen(address):
+        return True
+    return False
+
+
 @pytest.fixture(scope="module", params=["lab", "classic"])
 def notebook(request, tmp_path_factory):
     """The address of a notebook that shows the studio, in JupyterLab and in Notebook 6."""
@@ -550,36 +551,29 @@ def notebook(request, tmp_path_factory):
         server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
     origin, log = f"http://127.0.0.1:{port}", folder / "server.log"
     try:
-        for _ in range(4 * SILENT):
-            with suppress(OSError), urllib.request.urlopen(f"{origin}/api"):
-                break
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.25)
+        wait_until(lambda: answers(f"{origin}/api") or server.poll() is not None, "the server")
+        assert server.poll() is None, log.read_text()
         view = "lab/tree" if request.param == "lab" else "notebooks"
         yield f"{origin}/{view}/studio.ipynb"
     finally:
         server.terminate()
-        server.wait(SILENT)
+        server.wait(PATIENCE)
 
 
 class Driver:
     """The panel in a browser."""
 
     def __init__(self, browser, address):
-        context = browser.new_context(viewport={"width": 1200, "height": 1400})
-        context.set_default_timeout(2000 * SILENT)
-        self.page = context.new_page()
+        self.page = new_context(browser, viewport={"width": 1200, "height": 1400}).new_page()
         self.faults = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.goto(address)
         if "/lab/" in address:
+            # Before the kernel has come, keys are lost; a notebook without any is idle, too.
+            self.page.locator(".jp-KernelName", has_text="Python 3").wait_for()
+            self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
             self.page.locator(".jp-CodeCell .cm-content").first.click()
-            prompt = self.page.locator(".jp-CodeCell .jp-InputPrompt").first
-            for _ in range(SILENT):  # before the kernel has come, keys are lost
-                self.page.keyboard.press("Control+Enter")
-                self.page.wait_for_timeout(1000)
-                if prompt.inner_text() != "[ ]:":
-                    break
+            self.page.keyboard.press("Control+Enter")
         else:
             self.page.wait_for_function("window.Jupyter?.notebook?.kernel?.is_connected()")
             # A page that opens asks the kernel for widgets of earlier days. Those that a cell

@@ -430,11 +430,11 @@ def test_pedals_without_a_time_are_refused(moment, place):
 
 
 def test_huge_times_are_refused_at_once():
-    begin = time.perf_counter()
+    begin = time.process_time()
     for moment in (MAX_NOTE_SECONDS + 1.0, 1e12, 1e300):
         with pytest.raises(ValueError, match=r"in 0 \.\.\. 1,000,000"):
             encode_midi(piano([[80, 60, 0.0, moment]]))
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
     tokens = encode_midi(piano([[80, 60, 0.0, float(MAX_NOTE_SECONDS)]]))
     assert len(tokens) == MAX_NOTE_SECONDS + 3
 
@@ -450,10 +450,10 @@ def repeated(notes: int, pedals: int):
 
 def test_pedals_that_repeat_the_notes_without_bound_are_refused_at_once():
     midi = performance(repeated(10_000, 401))
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ValueError, match="make 4,010,000 notes out of 10,000"):
         encode_midi(midi)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_the_bound_on_repeated_notes(monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import PATIENCE
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from pretty_midi import PrettyMIDI
@@ -188,7 +189,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(folder, tmp_path, 
         pid = in_child(work)
         # Wait until it has got somewhere, and then some milliseconds, or until it has ended.
         more = rng.randrange(100, 600)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not log.exists() or log.stat().st_size < before + more:
             if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > deadline:
                 break
@@ -316,7 +317,7 @@ def test_two_nodes_give_the_losses_of_one(folder, tmp_path, cpu):
         )
         for rank in range(2)
     ]
-    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    outputs = [node.communicate(timeout=PATIENCE)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     one, two = (PerceiverAR.from_pretrained(tmp_path / x / "model") for x in ("one", "two"))

@@ -22,6 +22,7 @@ from tinyperceiver.teaching.style import (
     ORANGE,
     PINK,
     interactive,
+    numbers_url,
 )
 from tinyperceiver.teaching.vocabulary import name_of
 from tinyperceiver.tokenizer import (
@@ -178,14 +179,8 @@ def filter_board(contexts: dict[str, Tensor]) -> "HTML":  # noqa: F821
     Args:
         contexts: name -> logits of the next token, (V,).
     """
-    rounded = {
-        name: [
-            round(float(z), 3) for z in logits[:NUM_EVENTS] - logits[:NUM_EVENTS].max()
-        ]
-        for name, logits in contexts.items()
-    }
-    first = next(iter(rounded))
-    path, outline, sentence = _board(rounded[first])
+    rows = torch.stack([z[:NUM_EVENTS] for z in contexts.values()]).numpy()
+    path, outline, sentence = _board(rows[0])
     picture = (
         '<svg role="img" aria-label="Bars: the probabilities of the forty likeliest tokens. '
         'Filled: after the filters. Outlined: before." viewBox="0 0 640 200" '
@@ -200,7 +195,7 @@ def filter_board(contexts: dict[str, Tensor]) -> "HTML":  # noqa: F821
         '<p class="says" aria-live="polite" style="margin:.3em 0;min-height:4.6em">'
         f"{html.escape(sentence)}</p>"
     )
-    options = "".join(f"<option>{html.escape(name)}</option>" for name in rounded)
+    options = "".join(f"<option>{html.escape(name)}</option>" for name in contexts)
     row = 'style="display:block;margin:.2em 0"'
     slide = 'type="range" style="width:12em;max-width:45%;vertical-align:middle"'
     controls = (
@@ -216,7 +211,7 @@ def filter_board(contexts: dict[str, Tensor]) -> "HTML":  # noqa: F821
     )
     data = json.dumps(
         {
-            "logits": list(rounded.values()),
+            "logits": numbers_url(rows),
             "names": [name_of(token) for token in range(NUM_EVENTS)],
             "topK": TOP_K,
             "bars": BARS,
@@ -234,9 +229,9 @@ def filter_board(contexts: dict[str, Tensor]) -> "HTML":  # noqa: F821
     )
 
 
-def _board(logits: list[float]) -> tuple[str, str, str]:
+def _board(logits: np.ndarray) -> tuple[str, str, str]:
     """The first state of the picture, at temperature 1 and without filters."""
-    z = np.array(logits)
+    z = logits.astype(np.float64)
     p = np.exp(z - z.max())
     p /= p.sum()
     order = np.argsort(-z, kind="stable")
@@ -258,9 +253,12 @@ def _bar(place: int, share: float) -> str:
 
 _FILTER_BOARD = """
 const [context, says] = [controls.querySelector("select"), picture.querySelector(".says")];
+const bytes = Uint8Array.from(atob(data.logits.split(",")[1]), (c) => c.charCodeAt(0));
+const V = data.names.length, contexts = [...new Float32Array(bytes.buffer)];
 const knob = (name) => controls.querySelector(`input[name=${name}]`);
 const softmax = (z) => {
-  const e = z.map(Math.exp), sum = e.reduce((a, b) => a + b, 0);
+  const high = Math.max(...z), e = z.map((x) => Math.exp(x - high));
+  const sum = e.reduce((a, b) => a + b, 0);
   return e.map((x) => x / sum);
 };
 function bar(place, share) {
@@ -268,7 +266,7 @@ function bar(place, share) {
   return `M${(8 + 15.6 * place).toFixed(1)} 176v${(-tall).toFixed(1)}h12v${tall.toFixed(1)}z`;
 }
 function draw() {
-  const logits = data.logits[context.selectedIndex];
+  const logits = contexts.slice(V * context.selectedIndex, V * (context.selectedIndex + 1));
   const order = logits.map((_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b);
   const before = softmax(logits);
   const T = +knob("t").value, k = data.topK[+knob("k").value];
