@@ -5,10 +5,10 @@
 Random weights of the released shape, prompts of 4,096 tokens. First one row, from 1 latent and from
 1,024: the prompt's time until its logits are there, and a token's, the mean of 32 that follow, in
 each precision, on a GPU also in float32 with products in TF32, and each with a recorded graph and
-without, which shows what Python costs. All sides take turns, round by round. Then more and more
-rows together, from 1,024 latents, until memory is full. Each number is the median of the rounds,
-after one to warm up; a step includes the draw (top-p 0.95) and, at the end of a round, the wait for
-the GPU.
+without: then Python starts every operation, and waits in every layer to learn how much is held. All
+sides take turns, round by round. Then more and more rows together, from 1,024 latents, until memory
+is full. Each number is the median of the rounds, after one to warm up; a step includes the draw
+(top-p 0.95) and, at the end of a round, the wait for the GPU.
 """
 
 import argparse

@@ -30,11 +30,11 @@ from typing import BinaryIO
 ROOT = Path(__file__).resolve().parent.parent
 # Step -> seconds that it may take, its program, and the numbers for a GPU and for a rehearsal.
 STEPS = {
-    "tests": (100, "-m pytest -m cuda -q --continue-on-collection-errors", "", ""),
+    "tests": (120, "-m pytest -m cuda -q --continue-on-collection-errors", "", ""),
     "training_gpu": (
         120,
         "benchmarks/training_gpu.py",
-        "--rows 8 32 --modes plain compiled checkpointed",
+        "--rows 8 32 --modes plain checkpointed compiled",
         "--device cpu --preset tiny --rows 1 --modes plain --times 1",
     ),
     "throughput": (
