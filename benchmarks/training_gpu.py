@@ -25,7 +25,7 @@ import torch
 
 from tinyperceiver.data import Batch
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
-from tinyperceiver.training import RUNS, make_optimizer, sum_of_losses
+from tinyperceiver.training import RUNS, make_optimizers, sum_of_losses
 from tinyperceiver.training import _checkpoint_activations as checkpoint_activations
 
 MODES = {  # name -> are activations checkpointed, and are layers compiled?
@@ -91,7 +91,7 @@ def measure(
     if compiled:
         for layer in model.layers:
             layer.compile()
-    optimizer = make_optimizer(model, RUNS["released"])
+    (optimizer,) = make_optimizers(model, RUNS["released"])
     n, l = config.max_seq_len, config.max_latents
     tokens = torch.randint(0, 388, (rows, n + 1), device=device)
     batch = Batch(tokens[:, :-1], tokens[:, -l:], None, n - l)

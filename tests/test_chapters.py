@@ -31,7 +31,7 @@ BUILT = [
 ]
 # Of the training loop, chapter 9 shows what computes, not how a run is kept on disk.
 SHOWN = {
-    "training": "learning_rate_at make_optimizer sum_of_losses nats_per_token Progress "
+    "training": "learning_rate_at make_optimizers sum_of_losses nats_per_token Progress "
     "training_step train"
 }
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))

@@ -15,6 +15,7 @@ from tinyperceiver.data import (
     TokenFile,
     Windows,
     fixed_windows,
+    targets_without_replacement,
     transform,
 )
 from tinyperceiver.tokenizer import PAD, TIME_SHIFT, decode_midi
@@ -141,24 +142,125 @@ def test_prefix_lengths_are_drawn_from_all_up_to_the_longest(data):
     assert min(drawn.values()) > 60
 
 
-def test_a_row_depends_on_seed_step_and_row_alone(data):
-    windows = Windows(data, 8, 12, transpose=3, stretch=0.1)
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_row_depends_on_seed_step_and_row_alone(data, replacement):
+    def windows_of(seed):
+        if replacement:
+            return Windows(data, 8, 12, seed=seed, transpose=3, stretch=0.1)
+        targets = targets_without_replacement(data, [(9, 6, 8)], seed=seed)
+        return Windows(data, 8, 12, seed=seed, transpose=3, targets=targets)
+
+    windows = windows_of(0)
     whole = windows[7, range(6)]
-    again = Windows(data, 8, 12, transpose=3, stretch=0.1)[7, range(6)]
+    again = windows_of(0)[7, range(6)]
     assert torch.equal(whole.tokens, again.tokens) and torch.equal(whole.targets, again.targets)
     for rows in (range(0, 3), range(3, 6), range(5, 6)):
         part = windows[7, rows]
         assert part.prefix_len == whole.prefix_len, "one length for all processes"
         assert torch.equal(part.tokens, whole.tokens[rows.start : rows.stop])
         assert torch.equal(part.targets, whole.targets[rows.start : rows.stop])
-    others = [windows[8, range(6)], Windows(data, 8, 12, seed=1)[7, range(6)]]
+    others = [windows[8, range(6)], windows_of(1)[7, range(6)]]
     for other in others:
         assert not torch.equal(other.targets, whole.targets)
 
 
 def test_nothing_to_draw_from_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"x\.bin has no piece of two tokens"):
-        Windows(write(tmp_path / "x.bin", [[1], []]), 4, 0)
+    nothing = write(tmp_path / "x.bin", [[1], []])
+    for draw in (
+        lambda: Windows(nothing, 4, 0),
+        lambda: targets_without_replacement(nothing, [(1, 1, 4)]),
+    ):
+        with pytest.raises(DataError, match=r"x\.bin has no piece of two tokens"):
+            draw()
+
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda x: max(x) > 1)
+
+
+def all_targets(data: TokenFile) -> set[tuple[int, int]]:
+    """Piece and place of each token that has another before it."""
+    return {(p, i) for p, length in enumerate(data.lengths) for i in range(1, length)}
+
+
+def targets_of(found: list[np.ndarray]) -> list[tuple[int, int]]:
+    return [(p, i) for rows in found for p, first, end in rows for i in range(first, end)]
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**40))
+@settings(max_examples=100, deadline=None)
+def test_an_epoch_holds_each_target_once(tmp_path_factory, lengths, num_latents, rows, seed):
+    path = tmp_path_factory.mktemp("tokens") / "x.bin"
+    data = write(path, [[1] * length for length in lengths])
+    every = all_targets(data)
+    found = targets_without_replacement(data, [(2 * len(every), rows, num_latents)], seed=seed)
+    assert [len(step) for step in found] == [rows] * (2 * len(every))
+    sizes = np.diff(np.concatenate(found)[:, 1:])
+    assert sizes.min() >= 1 and sizes.max() <= num_latents
+    targets = targets_of(found)
+    for begin in (0, len(every)):
+        epoch = targets[begin : begin + len(every)]
+        assert len(epoch) == len(every) and set(epoch) == every
+
+
+@given(LENGTHS, st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_a_change_of_stage_repeats_nothing_and_skips_little(
+    tmp_path_factory, lengths, num_latents, group
+):
+    path = tmp_path_factory.mktemp("tokens") / "x.bin"
+    data = write(path, [[1] * length for length in lengths])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyperceiver.data.GROUP", group)
+        stages = [(5, 2, latents) for latents in (*num_latents, 1)]
+        stages[-1] = len(all_targets(data)), 2, 1  # into the second epoch
+        found = targets_without_replacement(data, stages)
+    targets = targets_of(found)
+    repeated = next(i for i, target in enumerate(targets) if target in targets[:i])
+    assert repeated >= len(all_targets(data)) - len(num_latents) * group * max(num_latents)
+    targets_of_stages = [targets_of(found[i : i + 5]) for i in range(0, len(found), 5)]
+    assert all(targets_of_stages), "each step has targets"
+
+
+def test_the_windows_of_a_batch_are_of_different_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyperceiver.data.GROUP", 32)
+    data = write(tmp_path / "x.bin", [[1] * (32 * blocks + 1) for blocks in (70, 30, 28)])
+    # The second stage's blocks are as long as the first's, of two windows each.
+    found = targets_without_replacement(data, [(2, 16, 32), (12, 16, 16)])
+    blocks = [{(p, (first - 1) // 32) for p, first, _ in rows} for rows in found]
+    assert [len(batch) for batch in blocks] == [16] * 14
+    assert blocks[2:4] == blocks[4:6], "their second halves come soon"
+    assert not (blocks[0] | blocks[1]) & set().union(*blocks[2:])
+
+
+def test_windows_predict_the_targets_they_are_told(data):
+    found = targets_without_replacement(data, [(60, 3, 8), (30, 3, 16)])
+    for begin, end, num_latents in ((0, 60, 8), (60, 90, 16)):
+        windows = Windows(data, num_latents, 12, targets=found)
+        for step in range(begin, end):
+            batch = windows[step, range(3)]
+            m, n = batch.prefix_len, batch.prefix_len + num_latents
+            for row, (p, first, last) in enumerate(found[step]):
+                piece = data[p].tolist()
+                pads = 0 if batch.pad_mask is None else int(batch.pad_mask[row].sum())
+                whole = piece[max(last - 1 - n, 0) : last - 1]
+                assert batch.tokens[row, pads : pads + len(whole)].tolist() == whole
+                assert (batch.tokens[row, :pads] == PAD).all() and pads <= m
+                assert (batch.tokens[row, pads + len(whole) :] == PAD).all()
+                targets = batch.targets[row]
+                assert targets[targets != IGNORED].tolist() == piece[first:last]
+                # The input below each target is the token before it.
+                inputs = batch.tokens[row, m:][targets != IGNORED]
+                assert inputs.tolist() == piece[first - 1 : last - 1]
+
+
+def test_the_order_of_targets_depends_on_the_seed_alone(data):
+    stages = [(20, 3, 8)]
+    first, again, other = (targets_without_replacement(data, stages, seed=s) for s in (0, 0, 1))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert not all((a == b).all() for a, b in zip(first, other, strict=True))
+    # What comes later does not change what came before.
+    longer = targets_without_replacement(data, [(20, 3, 8), (9, 1, 4)], seed=0)
+    assert all((a == b).all() for a, b in zip(first, longer, strict=False))
 
 
 def test_a_batch_can_be_split(data):

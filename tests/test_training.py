@@ -33,7 +33,7 @@ from tinyperceiver.training import (
     TrainingError,
     learning_rate_at,
     make_fabric,
-    make_optimizer,
+    make_optimizers,
     nats_per_token,
     sum_of_losses,
     train,
@@ -61,8 +61,11 @@ CONFIG = TrainingConfig(
     num_windows=3,
     save_every=3,
 )
+# The other optimizer, the other schedule, the other way to draw.
+MUON = replace(CONFIG, optimizer="muon", schedule="trapezoid", replacement=False, stretch=0.0)
 # What the same result depends on, in one process or two, at once or in turns.
 PLAIN = replace(CONFIG, model=replace(MODEL, **NO_DROPOUT))
+PLAIN_MUON = replace(MUON, model=PLAIN.model)
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +98,14 @@ def result_of(out: Path) -> dict:
     """All that a run leaves and that must not depend on kills, as comparable values."""
     state = torch.load(out / "last.ckpt", weights_only=True)
     model = {name: tensor.tolist() for name, tensor in state["model"].items()}
-    optimizer = [
-        {name: value.tolist() for name, value in each.items()}
-        for each in state["optimizer"]["state"].values()
-    ]
+    optimizers = {
+        key: [
+            {name: value.tolist() for name, value in each.items()}
+            for each in state[key]["state"].values()
+        ]
+        for key in ("optimizer", "muon")
+        if key in state
+    }
     rest = {name: state[name] for name in ("step", "best", "window", "scaler")}
     files = {
         path.relative_to(out).as_posix(): path.read_bytes()
@@ -107,8 +114,8 @@ def result_of(out: Path) -> dict:
     }
     return {
         "model": model,
-        "optimizer": optimizer,
-        "groups": state["optimizer"]["param_groups"],
+        "optimizers": optimizers,
+        "groups": [state[key]["param_groups"] for key in optimizers],
         "rest": rest,
         "files": files,
         "log": (out / "log.jsonl").read_text(),
@@ -116,11 +123,20 @@ def result_of(out: Path) -> dict:
     }
 
 
+def result_without_pause(config, folder, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(config, folder, out, fabric=make_fabric(accelerator="cpu"))
+    return result_of(out)
+
+
 @pytest.fixture(scope="session")
 def uninterrupted(folder, tmp_path_factory) -> dict:
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
-    return result_of(out)
+    return result_without_pause(CONFIG, folder, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_muon(folder, tmp_path_factory) -> dict:
+    return result_without_pause(MUON, folder, tmp_path_factory)
 
 
 def in_child(work) -> int:
@@ -177,11 +193,17 @@ def test_what_is_left_can_be_loaded_and_heard(folder, tmp_path, cpu):
     assert all(line["seconds"] > 0 for line in speed)
 
 
-def test_killed_at_random_moments_a_run_ends_in_the_same_bits(folder, tmp_path, uninterrupted):
+@pytest.mark.parametrize(
+    ("config", "whole"), [(CONFIG, "uninterrupted"), (MUON, "uninterrupted_muon")]
+)
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(
+    folder, tmp_path, config, whole, request
+):
+    whole = request.getfixturevalue(whole)
     out, rng, kills = tmp_path / "run", random.Random(0), 0
 
     def work():
-        train(CONFIG, folder, out, fabric=make_fabric(accelerator="cpu"))
+        train(config, folder, out, fabric=make_fabric(accelerator="cpu"))
 
     while kills < 10:
         log = out / "log.jsonl"
@@ -203,7 +225,7 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(folder, tmp_path, 
     assert kills >= 3, "killed too late to tell anything"
     if not (out / "model").exists():
         assert os.waitpid(in_child(work), 0)[1] == 0
-    assert result_of(out) == uninterrupted
+    assert result_of(out) == whole
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
@@ -251,6 +273,21 @@ def test_a_run_can_pause_and_a_finished_one_stays_as_it_is(folder, tmp_path, uni
     assert result_of(out) == uninterrupted
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("schedule", ["cosine", "trapezoid"])
+@pytest.mark.parametrize("replacement", [True, False])
+def test_each_combination_goes_on_in_the_same_bits(
+    folder, tmp_path, cpu, optimizer, schedule, replacement
+):
+    config = replace(MUON, optimizer=optimizer, schedule=schedule, replacement=replacement)
+    whole = train(config, folder, tmp_path / "whole", fabric=cpu)
+    for steps in (4, 9, None):  # in the first stage and in the second
+        paused = train(config, folder, tmp_path / "paused", fabric=cpu, stop_after=steps)
+    for a, b in zip(whole.parameters(), paused.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "paused")
+
+
 def test_turns_do_not_change_the_result(folder, tmp_path, cpu):
     at_once = train(PLAIN, folder, tmp_path / "a", fabric=cpu, rows_at_once=4)
     in_turns = train(PLAIN, folder, tmp_path / "b", fabric=cpu, rows_at_once=1)
@@ -289,11 +326,17 @@ def test_lower_precision_learns_nearly_the_same(folder, tmp_path, cpu):
     assert exact == pytest.approx(rounded, abs=0.05)
 
 
-def test_two_nodes_give_the_losses_of_one(folder, tmp_path, cpu):
-    """torchrun on each of two machines; here both are this one, and speak through gloo."""
-    train(PLAIN, folder, tmp_path / "one", fabric=cpu)
+@pytest.mark.parametrize(
+    ("config", "apart"), [(PLAIN, 1e-5), (PLAIN_MUON, 1e-3)], ids=["adamw", "muon"]
+)
+def test_two_nodes_give_the_losses_of_one(folder, tmp_path, cpu, config, apart):
+    """torchrun on each of two machines; here both are this one, and speak through gloo.
+
+    Muon computes in bfloat16, which makes small differences of rounding larger.
+    """
+    train(config, folder, tmp_path / "one", fabric=cpu)
     path = tmp_path / "plain.json"
-    path.write_text(json.dumps(PLAIN.to_json()))
+    path.write_text(json.dumps(config.to_json()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -319,10 +362,10 @@ def test_two_nodes_give_the_losses_of_one(folder, tmp_path, cpu):
     ]
     outputs = [node.communicate(timeout=PATIENCE)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=apart)
     one, two = (PerceiverAR.from_pretrained(tmp_path / x / "model") for x in ("one", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=10 * apart)
     assert sum("nats per held-out token" in output for output in outputs) == 1, "one of them"
 
 
@@ -348,13 +391,14 @@ def test_a_step_is_adamws_on_the_mean_gradient(cpu):
     tokens = torch.randint(0, 388, (4, 13), generator=torch.Generator().manual_seed(1))
     batch = Batch(tokens[:, :-1], tokens[:, -4:], None, 8)
     wrapped = cpu.setup_module(ours)
-    optimizer = cpu.setup_optimizers(make_optimizer(wrapped, CONFIG))
-    progress = training_step(cpu, wrapped, optimizer, batch.split(2), max_norm=0.1)
+    optimizers = [cpu.setup_optimizers(o) for o in make_optimizers(wrapped, CONFIG)]
+    progress = training_step(cpu, wrapped, optimizers, batch.split(2), max_norm=0.1)
 
     loss = cross_entropy(plain(tokens[:, :-1], 8).flatten(0, 1), tokens[:, -4:].flatten())
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
-    make_optimizer(plain, CONFIG).step()
+    (adamw,) = make_optimizers(plain, CONFIG)
+    adamw.step()
     assert progress.loss == pytest.approx(loss.item(), abs=1e-5)
     assert progress.norm == pytest.approx(norm.item(), rel=1e-4)
     assert progress.tokens == 16
@@ -363,9 +407,52 @@ def test_a_step_is_adamws_on_the_mean_gradient(cpu):
         assert a.grad is None
 
 
+def test_muon_steps_each_matrix_of_the_layers_at_right_angles(cpu):
+    """Against its definition: the gradient U S V^T becomes U V^T, as long as AdamW's step."""
+    torch.manual_seed(0)
+    model = PerceiverAR(replace(MODEL, **NO_DROPOUT))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    tokens = torch.randint(0, 388, (4, 13), generator=torch.Generator().manual_seed(1))
+    batch = Batch(tokens[:, :-1], tokens[:, -4:], None, 8)
+    wrapped = cpu.setup_module(model)
+    config = replace(MUON, learning_rate=0.02, weight_decay=0.5)
+    optimizers = [cpu.setup_optimizers(o) for o in make_optimizers(wrapped, config)]
+    sum_of_losses(model, batch).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    progress = training_step(cpu, wrapped, optimizers, [batch], max_norm=1e9)
+    total = torch.stack([g.norm() for g in gradients.values()]).norm().item()
+    assert progress.norm == pytest.approx(total / batch.targets.numel(), rel=1e-4)
+
+    of_layers = {n for n, p in before.items() if p.ndim == 2} - {"embedding.weight"}
+    assert len(of_layers) == 12, "six matrices in each of two layers"
+    for name, p in model.named_parameters():
+        if name in of_layers:
+            u, s, v = torch.linalg.svd(gradients[name], full_matrices=False)
+            step = before[name] * (1 - 0.02 * 0.5) - p.detach()
+            along = u.mT @ step @ v.mT / (0.02 * 0.2 * max(p.shape) ** 0.5)
+            strong = s > 0.1 * s[0]  # five iterations do not reach the weakest directions
+            along = along[strong][:, strong]
+            assert ((along.diag() > 0.6) & (along.diag() < 1.3)).all()
+            assert (along - along.diag().diag()).abs().max() < 0.1
+        else:  # the first step of AdamW: the rate, whatever the gradient
+            decay = 0.02 * 0.5 if name == "embedding.weight" else 0
+            step = p - before[name] * (1 - decay)
+            large = gradients[name].abs() > 1e-3
+            expected = -0.02 * gradients[name].sign()
+            torch.testing.assert_close(step[large], expected[large], rtol=1e-2, atol=1e-5)
+
+
+def test_muon_and_shares_of_matrices_are_refused(folder, tmp_path, cpu, monkeypatch):
+    monkeypatch.setattr(training, "_is_sharded", lambda fabric: True)
+    with pytest.raises(TrainingError, match="optimizer muon needs whole matrices, and FSDP"):
+        train(MUON, folder, tmp_path / "run", fabric=cpu)
+    assert not (tmp_path / "run").exists()
+
+
 def test_only_matrices_decay():
     model = PerceiverAR(MODEL)
-    decayed, free = make_optimizer(model, CONFIG).param_groups
+    ((decayed, free),) = (adamw.param_groups for adamw in make_optimizers(model, CONFIG))
     assert decayed["weight_decay"] == CONFIG.weight_decay and free["weight_decay"] == 0
     assert all(p.ndim == 2 for p in decayed["params"])
     assert all(p.ndim == 1 for p in free["params"])
@@ -375,14 +462,14 @@ def test_only_matrices_decay():
 SHARDED = """
 import torch, torch.distributed as dist
 from torch.distributed.fsdp import FullyShardedDataParallel
-from tests.test_training import CONFIG, MODEL, PerceiverAR, make_optimizer
+from tests.test_training import CONFIG, MODEL, PerceiverAR, make_optimizers
 dist.init_process_group("gloo")
 model = PerceiverAR(MODEL)
 sizes = [sum(p.numel() for p in model.parameters() if (p.ndim == 2) == is_matrix)
     for is_matrix in (True, False)]
 model = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
 assert {p.ndim for p in model.parameters()} == {1}
-groups = make_optimizer(model, CONFIG).param_groups
+groups = make_optimizers(model, CONFIG)[0].param_groups
 here = torch.tensor([sum(p.numel() for p in group["params"]) for group in groups])
 dist.all_reduce(here)
 assert here.tolist() == sizes, (here, sizes)
@@ -412,8 +499,8 @@ def test_float16_scales_its_gradients_and_learns_the_same():
         torch.manual_seed(0)
         on = fabric if config.precision == "16-mixed" else make_fabric(accelerator="cpu")
         model = on.setup_module(PerceiverAR(config.model))
-        optimizer = on.setup_optimizers(make_optimizer(model, config))
-        steps = [training_step(on, model, optimizer, [batch], 1.0) for _ in range(10)]
+        optimizers = [on.setup_optimizers(o) for o in make_optimizers(model, config)]
+        steps = [training_step(on, model, optimizers, [batch], 1.0) for _ in range(10)]
         losses.append([step.loss for step in steps])
     assert fabric.strategy.precision.state_dict()["_growth_tracker"] == 10, "ten sound steps"
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -431,8 +518,24 @@ def test_the_rate_rises_along_a_line_and_falls_along_a_cosine():
     assert learning_rate_at(103, config) == pytest.approx(0)
 
 
+def test_the_rate_rises_along_a_line_stays_and_falls_along_another():
+    stages = (replace(CONFIG.stages[0], steps=60), replace(CONFIG.stages[1], steps=40))
+    config = replace(MUON, stages=stages, learning_rate=0.8, warmup_steps=4, decay_fraction=0.2)
+    rates = [learning_rate_at(step, config) for step in range(100)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert set(rates[3:81]) == {0.8}
+    assert rates[81:] == pytest.approx([0.8 * k / 20 for k in range(19, 0, -1)])
+    # As many steps of warm-up and of the last line as there are: the lower of both.
+    short = replace(config, warmup_steps=100, decay_fraction=1.0)
+    assert learning_rate_at(24, short) == pytest.approx(0.2)
+    assert learning_rate_at(75, short) == pytest.approx(0.2)
+    assert learning_rate_at(0, replace(config, warmup_steps=0)) == 0.8
+
+
 def test_the_published_run_is_as_published():
     released = RUNS["released"]
+    assert (released.optimizer, released.schedule) == ("adamw", "cosine")
+    assert released.replacement
     assert released.steps == 20_000
     assert released.stages[0] == Stage(
         steps=20_000, num_latents=2048, max_prefix_len=4096, batch_size=2 * 8 * 2
@@ -449,7 +552,7 @@ def test_the_recorded_run_is_the_named_one():
     assert TrainingConfig.from_json(recorded) == RUNS["tiny"]
 
 
-@pytest.mark.parametrize("config", [CONFIG, *RUNS.values()])
+@pytest.mark.parametrize("config", [CONFIG, MUON, *RUNS.values()])
 def test_a_configuration_survives_json(config):
     assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
@@ -461,7 +564,15 @@ def test_a_configuration_survives_json(config):
         ({"save_every": 2.5}, "save_every must be a whole number >= 1, not 2.5"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"stretch": 1.0}, "stretch must be less than 1"),
-        ({"precision": "8"}, "precision must be 32-true, bf16-mixed or 16-mixed, not '8'"),
+        ({"precision": "8"}, "precision must be one of 32-true, bf16-mixed, 16-mixed, not '8'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, not 'sgd'"),
+        ({"schedule": "step"}, "schedule must be one of cosine, trapezoid, not 'step'"),
+        ({"decay_fraction": 0}, "decay_fraction must be above 0 and at most 1, not 0"),
+        ({"decay_fraction": 1.5}, "decay_fraction must be above 0 and at most 1, not 1.5"),
+        ({"decay_fraction": "x"}, "decay_fraction must be above 0 and at most 1, not x"),
+        ({"replacement": "no"}, "replacement must be one of True, False, not 'no'"),
+        ({"replacement": False}, "stretch is 0.1, which needs replacement"),
+        ({"optimizer": "muon", "precision": "16-mixed"}, "muon does not work with .* 16-mixed"),
         ({"stages": ()}, "at least one stage"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
     ],

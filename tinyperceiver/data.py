@@ -20,11 +20,20 @@ from tinyperceiver.tokenizer import (
     VELOCITY,
 )
 
-__all__ = ["Batch", "DataError", "TokenFile", "Windows", "fixed_windows", "transform"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "TokenFile",
+    "Windows",
+    "fixed_windows",
+    "targets_without_replacement",
+    "transform",
+]
 
 END = -1  # stands after each piece of a token file
 IGNORED = -100  # a target that no loss is taken of, as PyTorch has it
 CHUNK = 1 << 20  # tokens looked through at a time
+GROUP = 256  # blocks that a batch without replacement draws from
 PIANO = 21, 108  # lowest and highest MIDI pitch of a piano
 
 
@@ -108,6 +117,11 @@ class Batch(NamedTuple):
         ]
 
 
+def _check_lengths(data: TokenFile) -> None:
+    if data.lengths.max() < 2:
+        raise DataError(f"{data.path} has no piece of two tokens or more")
+
+
 class Windows(Dataset):
     """Random windows of the pieces of a token file, each of one piece.
 
@@ -120,6 +134,11 @@ class Windows(Dataset):
     as one place. It is padded on the left, where the model looks away from padding; one
     too short for the latents on the right, too, where it hides behind the causal mask.
 
+    With `targets`, nothing is drawn but prefix lengths and transpositions: these say
+    which tokens each window predicts, and the window is what comes before them. Latents
+    that have none of them are context, and their own targets are ignored. Near the
+    beginning of a piece, padding takes the place of the prefix.
+
     Args:
         data: pieces to draw from.
         num_latents: l.
@@ -128,6 +147,8 @@ class Windows(Dataset):
         transpose: most semitones by which a window is moved up or down. One that
             would leave the piano's keys is moved less.
         stretch: most by which its time is stretched or shortened: 0.05 for 5 %.
+        targets: from `targets_without_replacement`, for each step and row the piece,
+            the place of its first target and the place after its last. Without stretch.
 
     Raises:
         DataError: no piece has two tokens.
@@ -142,15 +163,16 @@ class Windows(Dataset):
         seed: int = 0,
         transpose: int = 0,
         stretch: float = 0.0,
+        targets: list[np.ndarray] | None = None,
     ) -> None:
-        if data.lengths.max() < 2:
-            raise DataError(f"{data.path} has no piece of two tokens or more")
+        _check_lengths(data)
         self.data = data
         self.num_latents = num_latents
         self.max_prefix_len = max_prefix_len
         self.seed = seed
         self.transpose = transpose
         self.stretch = stretch
+        self.targets = targets
 
     def __getitem__(self, key: tuple[int, range]) -> Batch:
         step, rows = key
@@ -164,12 +186,18 @@ class Windows(Dataset):
         num_pads = np.zeros(len(rows), dtype=np.int64)
         for i, row in enumerate(rows):
             rng = self._rng(step, 1 + row)  # 0 would repeat the prefix's draw
-            place = rng.integers(places[-1])
-            piece = int(np.searchsorted(places, place, side="right"))
-            start = place - (places[piece - 1] if piece else 0)
-            # Shortened time may need fewer tokens; hardly ever an eighth fewer.
-            reach = n + 1 + (n // 8 if self.stretch else 0)
-            window = self.data[piece][start : start + reach].astype(np.int64)
+            if self.targets is None:
+                place = rng.integers(places[-1])
+                piece = int(np.searchsorted(places, place, side="right"))
+                start = place - (places[piece - 1] if piece else 0)
+                # Shortened time may need fewer tokens; hardly ever an eighth fewer.
+                end = start + n + 1 + (n // 8 if self.stretch else 0)
+                num_targets = self.num_latents
+            else:
+                piece, first, end = self.targets[step][row]
+                start = max(end - n - 1, 0)
+                num_targets = end - first
+            window = self.data[piece][start:end].astype(np.int64)
             if self.transpose or self.stretch:
                 window = transform(
                     window,
@@ -180,7 +208,8 @@ class Windows(Dataset):
             num_pads[i] = pads = min(n + 1 - len(window), prefix_len)
             tokens[i, pads : pads + len(window[:-1])] = window[:-1]
             after = window[1 + prefix_len - pads :]
-            targets[i, : len(after)] = after
+            known = max(len(after) - num_targets, 0)  # context, though in the latents
+            targets[i, known : len(after)] = after[known:]
         pad_mask = np.arange(n) < num_pads[:, None]
         return Batch(
             torch.from_numpy(tokens),
@@ -191,6 +220,79 @@ class Windows(Dataset):
 
     def _rng(self, step: int, *row: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, step, *row))
+
+
+def targets_without_replacement(
+    data: TokenFile, stages: list[tuple[int, int, int]], *, seed: int = 0
+) -> list[np.ndarray]:
+    """Choose the targets of each step, so that each comes once before any comes again.
+
+    An *epoch* holds each target once: each token that has another before it in its
+    piece. For each epoch, pieces are cut anew into blocks of as many tokens as the most
+    latents of any stage, and the blocks are shuffled. A stage takes 256 blocks at a
+    time. It goes through their first windows, then through their second ones, and so
+    on, so that the windows of a batch are of different blocks. The next stage, whose
+    windows may be of another size, begins with the next 256 blocks: what is left of the
+    last ones is skipped.
+
+    Args:
+        stages: one after the other, (steps, windows per step, latents per window).
+        seed: another seed gives another order.
+
+    Returns:
+        For each step an array (windows, 3): the piece, the place of the first target in
+        it, and the place after the last. Windows at the end of a block may have fewer
+        targets than latents, but never none.
+
+    Raises:
+        DataError: no piece has two tokens.
+    """
+    _check_lengths(data)
+    longest = max(num_latents for _, _, num_latents in stages)
+    found, epoch, next_group = [], 0, 0
+    for steps, batch_size, num_latents in stages:
+        parts, missing = [], steps * batch_size
+        while missing:
+            rng = np.random.default_rng((seed, epoch, 0, 1))  # of no step and no row
+            windows, groups = _epoch(data.lengths, longest, num_latents, rng)
+            first = np.searchsorted(groups, next_group)
+            parts.append(windows[first : first + missing])
+            missing -= len(parts[-1])
+            if missing:
+                epoch, next_group = epoch + 1, 0
+            else:
+                next_group = groups[first + len(parts[-1]) - 1] + 1
+        found += [*np.concatenate(parts).reshape(steps, batch_size, 3)]
+    return found
+
+
+def _epoch(
+    lengths: np.ndarray, longest: int, num_latents: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows of an epoch in order, (W, 3), and the group of each, (W,)."""
+    num_targets = (lengths - 1).clip(min=0)
+    num_blocks = -(-num_targets // longest)  # of each piece, rounded up
+    piece, number = _count_each(num_blocks)
+    # A piece need not fill its blocks: move them, so that they end elsewhere each time.
+    shift = rng.integers(num_blocks * longest - num_targets + 1)
+    first = 1 + number * longest - shift[piece]
+    end = np.minimum(first + longest, lengths[piece])
+    first = first.clip(min=1)
+    order = rng.permutation(len(piece))
+    piece, first, end = piece[order], first[order], end[order]
+
+    block, part = _count_each(-(-(end - first) // num_latents))
+    order = np.lexsort((part, block // GROUP))
+    block, part = block[order], part[order]
+    first = first[block] + part * num_latents
+    end = np.minimum(first + num_latents, end[block])
+    return np.stack((piece[block], first, end), axis=1), block // GROUP
+
+
+def _count_each(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For counts 2, 0, 3: whose turn it is, 0 0 2 2 2, and which one, 0 1 0 1 2."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
 
 
 def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:

@@ -23,7 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from tinyperceiver.data import Batch, TokenFile, Windows, fixed_windows
+from tinyperceiver.data import (
+    Batch,
+    TokenFile,
+    Windows,
+    fixed_windows,
+    targets_without_replacement,
+)
 from tinyperceiver.files import alone_in
 from tinyperceiver.generation import generate
 from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
@@ -39,7 +45,7 @@ __all__ = [
     "TrainingError",
     "learning_rate_at",
     "make_fabric",
-    "make_optimizer",
+    "make_optimizers",
     "nats_per_token",
     "sum_of_losses",
     "train",
@@ -79,11 +85,15 @@ class TrainingConfig:
 
     model: PerceiverConfig
     stages: tuple[Stage, ...]  # one after the other: windows may grow
+    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the layers
     learning_rate: float = 2e-4  # after the warm-up
-    warmup_steps: int = 200  # from 0, along a line; then a cosine falls to 0
+    warmup_steps: int = 200  # the rate rises from 0 along a line
+    schedule: str = "cosine"  # then it falls; or "trapezoid": flat, then a line to 0
+    decay_fraction: float = 0.45  # of all steps are on that line of the trapezoid
     weight_decay: float = 0.01  # of matrices; norms and biases are free of it
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
-    max_norm: float = 0.5  # longer gradients are cut to this length
+    max_norm: float = 0.5  # longer gradients of an optimizer are cut to this length
+    replacement: bool = True  # False: no target again before each has come once
     transpose: int = 0  # most semitones by which a window is moved
     stretch: float = 0.0  # most by which its time is stretched or shortened
     seed: int = 0
@@ -109,10 +119,30 @@ class TrainingConfig:
             raise ValueError(f"betas must be two numbers in 0 ... 1, not {self.betas}")
         if self.stretch >= 1:
             raise ValueError(f"stretch must be less than 1, not {self.stretch}")
-        if self.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        for name, choices in (
+            ("optimizer", ("adamw", "muon")),
+            ("schedule", ("cosine", "trapezoid")),
+            ("replacement", (True, False)),
+            ("precision", ("32-true", "bf16-mixed", "16-mixed")),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
+                )
+        fraction = self.decay_fraction
+        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
             raise ValueError(
-                f"precision must be 32-true, bf16-mixed or 16-mixed, not "
-                f"{self.precision!r}"
+                f"decay_fraction must be above 0 and at most 1, not {self.decay_fraction}"
+            )
+        if self.stretch and not self.replacement:
+            raise ValueError(
+                f"stretch is {self.stretch}, which needs replacement: a stretched window "
+                f"has more targets than its place, or fewer"
+            )
+        if self.optimizer == "muon" and self.precision == "16-mixed":
+            raise ValueError(
+                "optimizer muon does not work with precision 16-mixed, which adapts its "
+                "loss scale to one optimizer: use bf16-mixed or 32-true"
             )
         if not self.stages:
             raise ValueError("stages must name at least one stage")
@@ -217,30 +247,50 @@ RUNS = {
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Rate of step 0, 1, ...: a line up to the full rate, then half a cosine to 0.
+    """Rate of step 0, 1, ...: a line up to the full rate, then down to 0.
 
-    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5,
-    without restarts.
+    The cosine falls from the end of the warm-up on. The trapezoid stays at the full
+    rate and falls along a line over the last `decay_fraction` of all steps.
+
+    Sources: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, equation 5,
+    without restarts; Hägele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
     """
+    rise = (step + 1) / max(config.warmup_steps, 1)
+    if config.schedule == "trapezoid":
+        fall = (config.steps - step) / (config.decay_fraction * config.steps)
+        return config.learning_rate * min(rise, fall, 1)
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return config.learning_rate * rise
     share = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
     return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+def make_optimizers(
+    model: nn.Module, config: TrainingConfig
+) -> list[torch.optim.Optimizer]:
+    """Make AdamW, or Muon for the matrices of the layers and AdamW for the rest.
 
     Only matrices decay: a norm's scale has no reason to shrink.
+
+    Sources: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101; Jordan et al.
+    2024, https://kellerjordan.github.io/posts/muon. Muon's steps are made as long as
+    AdamW's, so that both take one rate: Liu et al. 2025,
+    https://arxiv.org/abs/2502.16982, section 2.2.
+
+    Returns:
+        AdamW, and after it Muon where `config` asks for it.
     """
-    matrices, others = [], []
+    of_layers, matrices, others = [], [], []
     for module in model.modules():
         # By kind, not by shape: FSDP lays all parameters out in one dimension.
+        is_layers = isinstance(module, nn.Linear) and config.optimizer == "muon"
         is_matrix = isinstance(module, (nn.Linear, nn.Embedding))
         for name, parameter in module.named_parameters(recurse=False):
-            chosen = matrices if is_matrix and name == "weight" else others
-            chosen.append(parameter)
-    return torch.optim.AdamW(
+            if not is_matrix or name != "weight":
+                others.append(parameter)
+            else:
+                (of_layers if is_layers else matrices).append(parameter)
+    adamw = torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -251,6 +301,16 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         # back before they are cut, which the fused one leaves for later.
         fused=config.precision != "16-mixed",
     )
+    if config.optimizer == "adamw":
+        return [adamw]
+    muon = torch.optim.Muon(
+        of_layers,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]
 
 
 def sum_of_losses(model: nn.Module, batch: Batch) -> Tensor:
@@ -280,16 +340,16 @@ class Progress(NamedTuple):
 def training_step(
     fabric: "Fabric",
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batches: list[Batch],
     max_norm: float,
 ) -> Progress:
     """Change the weights once, by what one process's share of a step's windows says.
 
     Args:
-        model, optimizer: set up by `fabric`.
+        model, optimizers: set up by `fabric`.
         batches: the share, in as many turns as memory asks for.
-        max_norm: a longer gradient is cut to this length.
+        max_norm: a longer gradient of an optimizer's weights is cut to this length.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; the weights are as before.
@@ -307,16 +367,21 @@ def training_step(
             loss = sum_of_losses(model, batch)
             fabric.backward(loss / places)
         total += torch.stack((loss.detach(), (batch.targets >= 0).sum()))
-    norm = fabric.clip_gradients(
-        model, optimizer, max_norm=max_norm, error_if_nonfinite=False
-    )
+    norms = [
+        fabric.clip_gradients(
+            model, optimizer, max_norm=max_norm, error_if_nonfinite=False
+        )
+        for optimizer in optimizers
+    ]
+    norm = torch.stack(norms).norm()
     loss, tokens = fabric.all_reduce(total, reduce_op="sum").tolist()
     # Float16 alone has a state, its scale: overflow is expected, and the step left out.
     is_scaled = bool(fabric.strategy.precision.state_dict())
     if not math.isfinite(loss) or not (is_scaled or norm.isfinite()):
         raise FloatingPointError(f"loss {loss / tokens}, length of gradient {norm}")
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     return Progress(loss / max(tokens, 1), norm.item(), int(tokens))
 
 
@@ -373,9 +438,10 @@ def train(
         for layer in model.layers:
             layer.compile()
     model = fabric.setup_module(model)
-    optimizer = fabric.setup_optimizers(make_optimizer(model, config))
-    state = {"model": model, "optimizer": optimizer, "step": 0, "scaler": {}}
-    state |= {"best": math.inf, "window": (0, 0)}
+    optimizers = [fabric.setup_optimizers(o) for o in make_optimizers(model, config)]
+    state = {"model": model, "step": 0, "scaler": {}, "best": math.inf}
+    state |= {"window": (0, 0)}
+    state |= zip(("optimizer", "muon"), optimizers, strict=False)
     _load_state(fabric, state, out)
 
     last = config.steps if stop_after is None else min(stop_after, config.steps)
@@ -383,11 +449,14 @@ def train(
     journal = _Journal(fabric, out, steps)
     with journal, _explained(state, out, rows_at_once, config):
         for step, batches in _batches(config, fabric, train_data, steps, rows_at_once):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, config)
             # Dropout depends on the step alone, too: a resumed run drops the same.
             torch.manual_seed(_seed_of(config.seed, step, fabric.global_rank))
-            progress = training_step(fabric, model, optimizer, batches, config.max_norm)
+            progress = training_step(
+                fabric, model, optimizers, batches, config.max_norm
+            )
             state["step"] = step + 1
             journal.write_step(step + 1, progress, learning_rate_at(step, config))
             if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
@@ -440,7 +509,10 @@ def _batches(
     rows_at_once: int,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """Each of `steps` with the batches that this process computes of it."""
-    begin = 0
+    targets, begin = None, 0
+    if not config.replacement:
+        sizes = [(s.steps, s.batch_size, s.num_latents) for s in config.stages]
+        targets = targets_without_replacement(data, sizes, seed=config.seed)
     for stage in config.stages:
         here = range(max(begin, steps.start), min(begin + stage.steps, steps.stop))
         begin += stage.steps
@@ -456,6 +528,7 @@ def _batches(
             seed=config.seed,
             transpose=config.transpose,
             stretch=config.stretch,
+            targets=targets,
         )
         on_gpu = fabric.device.type == "cuda"
         loader = DataLoader(
@@ -545,6 +618,11 @@ def _check_run(
                 f"{tokens.path} holds token {highest}; the model knows 0 ... "
                 f"{config.model.vocab_size - 1}"
             )
+    if config.optimizer == "muon" and _is_sharded(fabric):
+        raise TrainingError(
+            "optimizer muon needs whole matrices, and FSDP gives each process a part of "
+            "each: use the strategy ddp, or the optimizer adamw"
+        )
     for i, stage in enumerate(config.stages):
         if stage.batch_size % fabric.world_size:
             raise TrainingError(
