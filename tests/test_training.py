@@ -462,7 +462,7 @@ def test_only_matrices_decay():
 SHARDED = """
 import torch, torch.distributed as dist
 from torch.distributed.fsdp import FullyShardedDataParallel
-from tests.test_training import CONFIG, MODEL, PerceiverAR, make_optimizers
+from test_training import CONFIG, MODEL, PerceiverAR, make_optimizers
 dist.init_process_group("gloo")
 model = PerceiverAR(MODEL)
 sizes = [sum(p.numel() for p in model.parameters() if (p.ndim == 2) == is_matrix)
@@ -480,12 +480,11 @@ dist.destroy_process_group()
 def test_matrices_decay_in_parts_too(tmp_path):
     """FSDP gives each process a part of each matrix, in one dimension."""
     (tmp_path / "sharded.py").write_text(SHARDED)
-    root = str(Path(__file__).parent.parent)
+    tests = Path(__file__).parent
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, *run, str(tmp_path / "sharded.py")], env=environment, cwd=root, check=True
-    )
+    paths = f"{tests.parent}{os.pathsep}{tests}"
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *run, str(tmp_path / "sharded.py")], env=environment, check=True)
 
 
 def test_float16_scales_its_gradients_and_learns_the_same():
@@ -544,6 +543,15 @@ def test_the_published_run_is_as_published():
     assert (released.warmup_steps, released.max_norm) == (200, 0.5)
     assert released.precision == "32-true"
     assert released.model.cross_attention_dropout == released.model.residual_dropout == 0.1
+
+
+def test_the_next_checkpoint_will_be_small_and_see_far():
+    small = RUNS["small"].model
+    assert 5e6 <= PerceiverAR(small).num_parameters <= 8e6
+    assert 2 * PerceiverAR(small).num_parameters <= 15e6, "bytes in 16 bits"
+    assert small.max_seq_len >= 2048
+    assert RUNS["small"].stages[-1].num_latents == small.max_latents >= 1024
+    assert RUNS["small"].stages[-1].max_prefix_len == small.max_prefix_len
 
 
 def test_the_recorded_run_is_the_named_one():

@@ -75,7 +75,7 @@ class PerceiverConfig:
         return self.num_self_attention_layers if number == -1 else number
 
 
-# Name -> shape. Parameters: released 134,840,832; tiny 4,825,600.
+# Name -> shape. Parameters: released 134,840,832; tiny 4,825,600; small 7,088,832.
 PRESETS = {
     "released": PerceiverConfig(),
     "tiny": PerceiverConfig(
@@ -84,6 +84,16 @@ PRESETS = {
         num_channels=256,
         num_heads=4,
         num_self_attention_layers=5,
+        cross_attention_dropout=0.0,
+        post_attention_dropout=0.0,
+        residual_dropout=0.0,
+    ),
+    "small": PerceiverConfig(
+        max_seq_len=2048,
+        max_latents=1024,
+        num_channels=288,
+        num_heads=4,
+        num_self_attention_layers=6,
         cross_attention_dropout=0.0,
         post_attention_dropout=0.0,
         residual_dropout=0.0,

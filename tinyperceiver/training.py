@@ -217,7 +217,8 @@ def _fields_of(kind: type, settings: object, what: str) -> dict:
 
 
 # Name -> run. "released" is what was published of the training of the released model,
-# "tiny" the run whose checkpoint ships with the package: see book/runs.
+# "tiny" the run whose checkpoint ships with the package, "small" the run of the next one:
+# see book/runs.
 RUNS = {
     "released": TrainingConfig(
         model=PRESETS["released"],
@@ -242,6 +243,24 @@ RUNS = {
         precision="bf16-mixed",
         validate_every=500,
         save_every=250,
+    ),
+    "small": TrainingConfig(
+        model=PRESETS["small"],
+        # 8,192 targets a step; each of 75 million is one about six times.
+        stages=(
+            Stage(steps=11_000, num_latents=256, max_prefix_len=256, batch_size=32),
+            Stage(steps=16_000, num_latents=512, max_prefix_len=512, batch_size=16),
+            Stage(steps=27_000, num_latents=1024, max_prefix_len=1024, batch_size=8),
+        ),
+        optimizer="muon",
+        learning_rate=4e-3,
+        schedule="trapezoid",
+        weight_decay=0.05,
+        betas=(0.9, 0.98),
+        max_norm=1.0,
+        replacement=False,
+        precision="bf16-mixed",
+        save_every=200,
     ),
 }
 

@@ -1,0 +1,62 @@
+"""The ablation: equal time for each recipe, and a second start that goes on."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyperceiver import PerceiverConfig
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import ablation
+
+
+def test_each_recipe_fills_the_time_in_its_proportions():
+    config = ablation.fill(ablation.BASE, [0.1, 0.2, 0.4], 90)
+    steps = [stage.steps for stage in config.stages]
+    assert steps == [112, 56, 169]  # 2 : 1 : 3
+    assert np.dot(steps, [0.1, 0.2, 0.4]) == pytest.approx(90, abs=0.4)
+
+
+def test_it_measures_runs_and_goes_on(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        pieces = [np.append(rng.integers(0, 388, 3000), -1) for _ in range(4)]
+        np.concatenate(pieces).astype("<i2").tofile(tmp_path / f"{split}.bin")
+    shape = {"num_channels": 16, "num_heads": 2, "num_self_attention_layers": 1}
+    small = PerceiverConfig(max_seq_len=96, max_latents=64, **shape)
+    stages = ablation.stages((1, (32, 0, 4)), (1, (64, 32, 2)))
+    base = replace(ablation.BASE, model=small, stages=stages, num_windows=4)
+    changes = {"none": {}, "AdamW": {"optimizer": "adamw"}, "cosine": {"schedule": "cosine"}}
+    monkeypatch.setattr(ablation, "BASE", base)
+    monkeypatch.setattr(ablation, "CHANGES", changes)
+    path = tmp_path / "runs" / "results.json"
+
+    def start(*more: str) -> dict:
+        arguments = [str(tmp_path), str(tmp_path / "work"), "--json", str(path), *more]
+        monkeypatch.setattr(sys, "argv", ["ablation.py", "--processes", "1", *arguments])
+        ablation.main()
+        return json.loads(path.read_text())
+
+    measured = start("--seconds", "0.2", "--speeds")["changes"]
+    assert measured["none"]["seconds_per_step"] == measured["cosine"]["seconds_per_step"]
+    assert measured["AdamW"]["seconds_per_step"] != measured["none"]["seconds_per_step"]
+    assert {len(row["stages"]) for row in measured.values()} == {2}
+    assert all(row["held_out"] == {} for row in measured.values())
+    found = start()["changes"]
+    assert {name: row["stages"] for name, row in found.items()} == {
+        name: row["stages"] for name, row in measured.items()
+    }
+    for row in found.values():
+        assert set(row["held_out"]) == {"0", "1"} and all(row["held_out"].values())
+    assert found["none"]["held_out"]["0"] != found["none"]["held_out"]["1"]
+    # What is there is not run again; what is missing is.
+    del found["cosine"]["held_out"]["1"]
+    missing = json.loads(path.read_text()) | {"changes": found}
+    path.write_text(json.dumps(missing))
+    monkeypatch.setattr(ablation, "SEEDS", (1,))
+    assert start()["changes"]["cosine"]["held_out"].keys() == {"0", "1"}
