@@ -484,7 +484,9 @@ def test_matrices_decay_in_parts_too(tmp_path):
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     paths = f"{tests.parent}{os.pathsep}{tests}"
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *run, str(tmp_path / "sharded.py")], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, *run, str(tmp_path / "sharded.py")], env=environment, check=True
+    )
 
 
 def test_float16_scales_its_gradients_and_learns_the_same():
