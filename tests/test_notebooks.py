@@ -209,6 +209,16 @@ def test_nbval_compares_numbers_but_not_media(tmp_path):
     assert "1 failed, 1 passed" in wrong.stdout, wrong.stdout
 
 
+def test_the_chapters_begin_alike():
+    first = [
+        next(cell for cell in json.loads(path.read_text("utf-8"))["cells"] if "outputs" in cell)
+        for path in NOTEBOOKS
+    ]
+    assert len({"".join(cell["source"]) for cell in first}) == 1
+    imports = "".join(first[0]["source"]).split("import ")
+    assert imports[-1].startswith("tinyperceiver "), "it must be imported before PyTorch"
+
+
 def test_committed_notebooks_end_as_git_wants_them():
     for path in NOTEBOOKS:
         text = path.read_text(encoding="utf-8")

@@ -50,11 +50,11 @@ def imports_of(tree: ast.AST) -> set[str]:
     return found
 
 
-def fresh(code: str) -> str:
+def fresh(code: str, **environment: str) -> str:
     """What a new Python prints."""
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -72,6 +72,23 @@ def test_import_is_light():
     loaded = set(fresh(code).split("\n"))
     assert {"torch", "tinyperceiver.pipeline"} <= loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "own, found",
+    [
+        ({}, "10000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(monkeypatch, own, found):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    look = "print(*map(os.environ.get, ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')))"
+    assert fresh(f"import os, tinyperceiver; {look}", **own) == f"{found}\n"
+    order = "import os, sys, tinyperceiver; print('torch' in sys.modules)"
+    assert fresh(order) == "False\n", "PyTorch was loaded first, and reads it no more"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Perceiver AR for symbolic piano music: from a MIDI file to a model that continues it."""
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
         make_fabric,
         train,
     )
+
+# A thread of PyTorch that waits for the others spins, by default 300,000 times, before it
+# sleeps. Where other processes are busy, it takes the core from the thread that it waits
+# for, and work becomes many times slower. 10,000 times are as fast on an idle machine. libgomp
+# reads the variable when PyTorch is loaded, so it is set here, and a user's own choice stays.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 __version__ = "0.1.0"
 __all__ = [
