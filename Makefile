@@ -4,6 +4,8 @@
 #
 #   make book PYTHON=python3.13     with another Python, 3.11 or newer
 #   make test PYTEST="-k tokenizer" with options for pytest
+#   make test-package               the package's own tests: no book is built, no notebook is run
+#   make test-everywhere            what computes, as processors of other kinds would
 #   make chapters                   copy package code and exercises into the chapters, run those
 
 SHELL := /bin/bash
@@ -35,11 +37,24 @@ FORCE:
 # Chapter 12 would load the released model where it can, and print other numbers.
 OFFLINE := HF_HUB_OFFLINE=1
 
+# What another x86 processor would do, as far as the libraries can be told: one of before 2019, or
+# one with AVX-512 that multiplies 8-bit numbers (VNNI) no better. ONNX Runtime cannot be told.
+# Code that PyTorch has compiled with AVX2 alone crashes without these settings, and its cache does
+# not tell the two apart.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/.venv/compiled-with-avx2"
+AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
+
+# A notebook for each core, on one thread: the build runs them on all threads.
+NBVAL := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
+	--nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 600 \
+	--nbval-sanitize-with tests/nbval_sanitize.cfg book/*.ipynb
+
 SOURCES := _config.yml _toc.yml $(shell find book tinyperceiver -type f \
 	-not -path '*/_build/*' -not -path '*/_vendor/*' -not -path '*/__pycache__/*' \
 	-not -path '*/.*' -not -name '* *')
 
-.PHONY: help book test chapters install format clean FORCE
+.PHONY: help book test test-package test-numbers test-avx2 test-everywhere chapters install format clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -66,8 +81,25 @@ test: $(BUILT)
 	@echo "== The package, the repository and the built pages"
 	$(BIN)/python -m pytest $(PYTEST)
 	@echo "== The notebooks: every printed output against the committed one"
-	$(OFFLINE) $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 600 \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg book/*.ipynb
+	$(NBVAL)
+
+test-package: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not pages" $(PYTEST)
+
+# Rounding and kernels differ between processors; nothing that is printed or promised may.
+test-numbers: $(INSTALLED)
+	$(BIN)/python -m pytest -m numeric
+	$(NBVAL)
+
+test-avx2:
+	@echo "== What computes, with AVX2 alone"
+	$(AVX2) $(MAKE) --no-print-directory test-numbers
+
+test-everywhere: test-avx2
+	@echo "== What computes, with AVX-512 without VNNI"
+	$(AVX512) $(MAKE) --no-print-directory test-numbers
+	@echo "== What computes, with all that this processor has"
+	$(MAKE) --no-print-directory test-numbers
 
 # Chapters carry copies of the package's code and of book/exercises; what changed is run.
 chapters: $(INSTALLED)

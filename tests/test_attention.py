@@ -18,6 +18,8 @@ from tinyperceiver.attention import (
 )
 from tinyperceiver.rotary import rotation_at
 
+pytestmark = pytest.mark.numeric
+
 # l, n and the pads on the left of each of two rows; in the last two, queries are padding, too.
 WINDOWS = [
     (1, 1, None),

@@ -6,6 +6,8 @@ import torch
 from tinyperceiver.attention import attend, attention_formula, causal_mask
 from tinyperceiver.blockwise import BLOCK, attend_blockwise
 
+pytestmark = pytest.mark.numeric
+
 
 def random_inputs(l: int, n: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(l + n)

@@ -32,6 +32,8 @@ from tinyperceiver.checkpoints import (
 )
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 
+pytestmark = pytest.mark.numeric
+
 HUB, TRAINING = REFERENCE / "hub", GOLDEN / "small" / "training.ckpt"
 CASES = np.load(REFERENCE / "cases.npz")
 SMALL = PerceiverConfig(

@@ -16,6 +16,8 @@ from tinyperceiver.model import PRESETS, PerceiverAR
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.tokenizer import encode_midi
 
+pytestmark = pytest.mark.numeric
+
 
 @torch.inference_mode()
 def both(model, tokens, n, prefix_len, pads=None, **options):

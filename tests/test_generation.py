@@ -12,6 +12,8 @@ from tinyperceiver.model import PerceiverAR
 from tinyperceiver.sampling import choose_tokens, keep_top_k, keep_top_p
 from tinyperceiver.tokenizer import NUM_EVENTS
 
+pytestmark = pytest.mark.numeric
+
 CASES = np.load(REFERENCE / "cases.npz")
 PADDED = np.load(GOLDEN / "small" / "padded.npz")
 

@@ -33,6 +33,8 @@ from tinyperceiver.tokenizer import (
     encode_midi,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def write(path: Path, pieces: list) -> TokenFile:
     tokens = np.concatenate([np.append(piece, -1) for piece in pieces])

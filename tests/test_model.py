@@ -16,6 +16,8 @@ from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 from tinyperceiver.rotary import rotation_at
 from tinyperceiver.tokenizer import PAD
 
+pytestmark = pytest.mark.numeric
+
 CASES = np.load(REFERENCE / "cases.npz")
 SMALL = PerceiverConfig(
     vocab_size=50,

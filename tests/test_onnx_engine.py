@@ -13,6 +13,8 @@ from tinyperceiver.onnx_engine import CPU_PRECISIONS, OnnxDecoder, session_of
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.tokenizer import encode_midi
 
+pytestmark = pytest.mark.numeric
+
 
 @torch.inference_mode()
 def both(model, tokens, n, prefix_len, pads=None, **options):

@@ -21,6 +21,8 @@ from tinyperceiver.model import PerceiverAR
 from tinyperceiver.onnx_export import BITS, Graph, export_onnx, round_blocks
 from tinyperceiver.rotary import apply_rotation, rotation_at
 
+pytestmark = pytest.mark.numeric
+
 PAGE = Path(__file__).parent.parent / "book" / "exported.md"
 SHAPES = [
     {},

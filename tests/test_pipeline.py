@@ -19,6 +19,8 @@ from tinyperceiver.performance import encode_performance
 from tinyperceiver.pipeline import SymbolicAudioPipeline, encode_prompt, pipeline
 from tinyperceiver.tokenizer import TIME_SHIFT, VELOCITY, decode_midi, encode_midi
 
+pytestmark = pytest.mark.numeric
+
 HUB = REFERENCE / "hub"
 TASK = "symbolic-audio-generation"
 

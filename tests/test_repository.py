@@ -142,14 +142,20 @@ def test_the_npm_lock_names_no_registry():
         assert not name or "integrity" in package, name
 
 
-def test_the_workflow_runs_the_two_commands_on_both_pythons():
+def test_the_workflow_covers_pythons_processors_and_systems():
     path = ROOT / ".github" / "workflows" / "ci.yml"
-    (job,) = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
-    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert {"make book", "make test"} <= set(commands)
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    assert jobs["build"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert jobs["package"]["strategy"]["matrix"]["image"] == ["ubuntu-24.04-arm", "macos-latest"]
+    build, package = (
+        [step["run"] for step in jobs[name]["steps"] if "run" in step]
+        for name in ("build", "package")
+    )
+    assert {"make book", "make test", "make test-avx2"} <= set(build)
+    assert "make test-package" in package
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("book", "test"))
+    for target in ("book", "test", "test-avx2", "test-package"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 def test_nothing_is_heavier_than_its_budget():

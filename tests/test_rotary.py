@@ -7,6 +7,8 @@ import torch
 
 from tinyperceiver.rotary import apply_rotation, rotation_at
 
+pytestmark = pytest.mark.numeric
+
 
 def rotated(x: torch.Tensor, *positions: int) -> torch.Tensor:
     """`x`, (d) or (n, d), turned as at the given positions: (n, d)."""

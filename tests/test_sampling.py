@@ -29,6 +29,8 @@ from tinyperceiver.tokenizer import (
     encode_midi,
 )
 
+pytestmark = pytest.mark.numeric
+
 SMALL = PerceiverConfig(
     max_seq_len=48,
     max_latents=16,

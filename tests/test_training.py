@@ -40,6 +40,8 @@ from tinyperceiver.training import (
     training_step,
 )
 
+pytestmark = pytest.mark.numeric
+
 SHAPE = {"num_channels": 16, "num_heads": 2, "num_self_attention_layers": 1}
 NO_DROPOUT = {
     "cross_attention_dropout": 0.0,
