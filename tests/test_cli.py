@@ -20,10 +20,11 @@ from conftest import GOLDEN, PATIENCE, REFERENCE
 from typer.testing import CliRunner
 
 import tinyperceiver
-from tinyperceiver import audio, cli
+from tinyperceiver import audio, cli, evaluation
 from tinyperceiver.checkpoints import CheckpointError, from_pretrained
+from tinyperceiver.data import TokenFile
 from tinyperceiver.midi import read_midi
-from tinyperceiver.model import PerceiverAR
+from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.performance import encode_performance
 from tinyperceiver.tokenizer import decode_midi, encode_midi
 
@@ -453,6 +454,107 @@ def test_training_says_whether_it_is_done(folder, run):
         PerceiverAR.from_pretrained("runs/small")
 
 
+# One's own music
+
+
+@pytest.fixture
+def music(folder) -> Path:
+    """Prepared tokens, and a small model to start from."""
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 4, "valid": 2}.items():
+        pieces = []
+        for _ in range(count):
+            pitch = 60 + np.abs(np.arange(60) % 24 - 12) + rng.integers(-9, 9)
+            loud, long, short = (np.full(60, token) for token in (370, 275, 265))
+            events = np.stack((loud, pitch, long, pitch + 128, short), axis=1)
+            pieces.append(np.append(events.ravel(), -1))
+        Path("mine").mkdir(exist_ok=True)
+        np.concatenate(pieces).astype("<i2").tofile(f"mine/{split}.bin")
+    torch.manual_seed(0)
+    shape = {"max_seq_len": 48, "max_latents": 16, "num_channels": 16, "num_heads": 2}
+    config = PerceiverConfig(**shape, num_self_attention_layers=1)
+    PerceiverAR(config).eval().save_pretrained("small")
+    return folder
+
+
+def test_evaluate_says_what_it_rests_on(music, run):
+    code, out, err = run("evaluate", "./small", "mine")
+    assert code == 0, err
+    assert "32/32" in err  # the bar
+    nats, where = out.splitlines()
+    found = evaluation.evaluate(PerceiverAR.from_pretrained("./small"), TokenFile("mine/valid.bin"))
+    expected = f"{found.nats:.3f} nats per token (standard error {found.error:.3f}, by piece)"
+    assert nats == expected
+    assert where == (
+        "measured on 512 tokens: the last 16 of each of 32 windows of 48, from 2 of 2 pieces"
+    )
+    assert run("evaluate", "./small", "mine/valid.bin")[1] == out
+    options = ("--windows", 3, "--prefix", 8, "--num-latents", 4)
+    code, out, err = run("evaluate", "./small", "mine/train.bin", *options)
+    assert code == 0, err
+    assert out.splitlines()[1] == (
+        "measured on 12 tokens: the last 4 of each of 3 windows of 12, from 3 of 4 pieces"
+    )
+
+
+def test_fine_tuning_says_what_was_gained_and_how_to_hear_it(music, run):
+    command = ("train", "--from", "./small", "--data", "mine", "--accelerator", "cpu")
+    code, out, err = run(*command, "--stop-after", 2)
+    assert code == 0, err
+    assert re.search(r"runs/mine: [\d,]+ parameters, paused; the same command goes on", out)
+    code, out, err = run(*command)
+    assert code == 0, err
+    gain, hear = out.splitlines()[-2:]
+    found = re.fullmatch(r"held out: ([\d.]+) nats per token before, ([\d.]+) after .*", gain)
+    assert float(found[2]) < float(found[1])
+    assert hear.startswith("hear it: tinyperceiver generate piece.mid -o out.mid --checkpoint ")
+    assert run("generate", "prompt.mid", *hear.split("piece.mid ")[1].split())[0] == 0
+    assert notes_of("out.mid")
+    settings = json.loads(Path("runs/mine/config.json").read_text())
+    assert settings["config"]["num_windows"] == 32
+    assert len(settings["data"]["initial_weights"]) == 64
+    code, out, _ = run(*command, "--show")
+    assert json.loads(out) == settings["config"]
+
+
+def test_fine_tuning_with_a_plan_of_ones_own(music, run):
+    code, out, _ = run("train", "--from", "./small", "--data", "mine", "--show")
+    plan = json.loads(out)
+    plan["stages"][0]["steps"] = 2
+    Path("plan.json").write_text(json.dumps(plan))
+    command = ("train", "--from", "./small", "--data", "mine", "--accelerator", "cpu")
+    code, out, err = run(*command, "--config", "plan.json")
+    assert code == 0 and "\nruns/plan/model: " in out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "tiny", "none"), "none cannot be read as a token file"),
+        (("evaluate", "tiny", "small"), "valid.bin cannot be read as a token file"),
+        (("evaluate", "./none", "mine"), "none is not a folder with a checkpoint"),
+        (("evaluate", "./small", "mine", "--prefix", 40), "prefix_len"),
+        (("evaluate", "./small", "mine", "--windows", 999), "mine/valid.bin has 32 windows of 49"),
+        (("train", "--data", "mine"), "give --from MODEL to fine-tune a model, or --config NAME"),
+        (("train", "--from", "tiny", "--data", "none"), "none/train.bin cannot be read as a token"),
+        (("train", "--from", "./none", "--data", "mine"), "none is not a folder with a checkpoint"),
+        (
+            ("train", "--from", "./small", "--config", "tiny", "--data", "mine"),
+            "the model to start from has num_channels = 16, but the configuration asks for 256",
+        ),
+        (("prepare", "folder", "none"), "none does not exist: name the folder of your MIDI files"),
+        (("prepare", "folder", "prompt.mid"), "prompt.mid is neither a folder nor a zip"),
+    ],
+    ids=lambda value: " ".join(map(str, value))[-50:] if isinstance(value, tuple) else "",
+)
+def test_errors_about_ones_own_music_are_one_line(music, run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("tinyperceiver: ") and message in last, err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_when_writing_fails_what_was_there_stays(folder, run, monkeypatch, name):
     (folder / "out.wav").write_bytes(b"an older sound")
@@ -526,6 +628,21 @@ def test_examples_of_the_help_can_be_parsed(monkeypatch):
             assert command.make_context(path[-1], words[len(path) :]).params
             examples.append(line)
     assert len(examples) >= 8
+
+
+def test_commands_of_the_readme_can_be_parsed():
+    import shlex
+
+    import typer
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    tinyperceiver (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    for line in lines:
+        words, command = shlex.split(line), typer.main.get_command(cli.app)
+        while isinstance(command, typer.core.TyperGroup):
+            command = command.commands[words.pop(0)]
+        assert command.make_context(command.name, words).params
+    assert len(lines) >= 7
 
 
 def test_the_installed_script_is_main():

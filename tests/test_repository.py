@@ -18,8 +18,8 @@ OWNER_AND_NAME = ADDRESS.removeprefix("https://github.com/")
 # In the order of the chapters: a module may import those before it, and none after it.
 ORDER = (
     "files midi pedal tokenizer performance ngrams rotary blockwise attention model onnx_export "
-    "onnx_engine decoding sampling generation checkpoints data training pieces audio pipeline "
-    "huggingface takes studio reader archive download units prepare cli"
+    "onnx_engine decoding sampling generation checkpoints data training evaluation finetuning "
+    "pieces audio pipeline huggingface takes studio reader archive download units prepare cli"
 )
 
 

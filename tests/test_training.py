@@ -24,7 +24,7 @@ from pretty_midi import PrettyMIDI
 from torch.nn.functional import cross_entropy
 
 from tinyperceiver import PerceiverAR, PerceiverConfig, training
-from tinyperceiver.data import Batch, DataError, TokenFile, fixed_windows
+from tinyperceiver.data import Batch, DataError, TokenFile, Windows, fixed_windows
 from tinyperceiver.files import alone_in
 from tinyperceiver.training import (
     RUNS,
@@ -763,3 +763,106 @@ def test_a_batch_that_processes_cannot_share_is_refused(folder, tmp_path, cpu, m
     monkeypatch.setattr(type(cpu), "world_size", 3)
     with pytest.raises(TrainingError, match=r"stages\[0\].batch_size is 4, which 3 processes"):
         train(CONFIG, folder, tmp_path / "run", fabric=cpu)
+
+
+# From given weights
+
+
+@pytest.fixture(scope="session")
+def start() -> PerceiverAR:
+    torch.manual_seed(7)
+    return PerceiverAR(MODEL).eval()
+
+
+@pytest.fixture(scope="session")
+def continued(folder, start, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("runs") / "continued"
+    train(CONFIG, folder, out, initial_model=start, fabric=make_fabric(accelerator="cpu"))
+    return result_of(out)
+
+
+def test_a_run_from_given_weights_measures_them_first(folder, start, continued):
+    lines = [json.loads(line) for line in continued["log"].splitlines()]
+    validations = [line for line in lines if "held_out" in line]
+    assert [line["step"] for line in validations] == [0, 4, 8, 12, 14]
+    ruler = fixed_windows(TokenFile(folder / "valid.bin"), 3, 8, 8)  # of the first stage
+    assert validations[0]["held_out"] == pytest.approx(nats_per_token(start, ruler), abs=1e-6)
+    assert "samples/step-000000.mid" in continued["files"]
+    first = next(line for line in lines if "loss" in line)
+    windows = Windows(TokenFile(folder / "train.bin"), 8, 8, transpose=3, stretch=0.1)
+    batch = windows[0, range(4)]
+    mine = PerceiverAR(start.config)
+    mine.load_state_dict(start.state_dict())
+    torch.manual_seed(training._seed_of(0, 0, 0))  # of dropout
+    expected = (sum_of_losses(mine, batch) / (batch.targets >= 0).sum()).item()
+    assert first["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_does_not_get_better_is_left_as_it_was(folder, start, tmp_path, cpu):
+    spoiling = replace(
+        CONFIG, stages=CONFIG.stages[:1], learning_rate=3.0, warmup_steps=0, weight_decay=1.0
+    )
+    train(spoiling, folder, tmp_path, initial_model=start, fabric=cpu)
+    lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    held_out = [line["held_out"] for line in lines if "held_out" in line]
+    assert min(held_out[1:]) > held_out[0]
+    best = PerceiverAR.from_pretrained(tmp_path / "best")
+    for a, b in zip(start.parameters(), best.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("name", ["last.ckpt", "best/model.safetensors", "best/config.json"])
+def test_killed_before_its_first_step(folder, start, tmp_path, continued, name, before):
+    out, replace_file = tmp_path / "run", os.replace
+
+    def killing(source, target):
+        if not before:
+            replace_file(source, target)
+        if Path(target) == out / name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if before:
+            replace_file(source, target)
+
+    def work():
+        os.replace = killing
+        train(CONFIG, folder, out, initial_model=start, fabric=make_fabric(accelerator="cpu"))
+
+    status = os.waitpid(in_child(work), 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    train(CONFIG, folder, out, initial_model=start, fabric=make_fabric(accelerator="cpu"))
+    assert result_of(out) == continued
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(folder, start, tmp_path, continued, cpu):
+    out = tmp_path / "run"
+    train(CONFIG, folder, out, initial_model=start, fabric=cpu, stop_after=2)
+    train(CONFIG, folder, out, initial_model=start, fabric=cpu, stop_after=5)
+    train(CONFIG, folder, out, fabric=cpu)
+    assert result_of(out) == continued
+
+
+def test_other_first_weights_are_refused(folder, start, tmp_path, cpu):
+    other = PerceiverAR(MODEL)
+    train(CONFIG, folder, tmp_path / "a", initial_model=start, fabric=cpu, stop_after=1)
+    train(CONFIG, folder, tmp_path / "b", fabric=cpu, stop_after=1)
+    message = "holds a run with other initial_weights: name another folder"
+    for out in ("a", "b"):
+        with pytest.raises(TrainingError, match=message):
+            train(CONFIG, folder, tmp_path / out, initial_model=other, fabric=cpu)
+    # Without a save there is nothing to go on from but these weights.
+    (tmp_path / "a" / "last.ckpt").unlink()
+    with pytest.raises(TrainingError, match=message):
+        train(CONFIG, folder, tmp_path / "a", fabric=cpu)
+
+
+def test_a_start_of_another_shape_is_refused_and_of_another_window_is_not(
+    folder, start, tmp_path, cpu
+):
+    wide = replace(CONFIG, model=replace(MODEL, num_channels=32))
+    message = "to start from has num_channels = 16, but the configuration asks for 32"
+    with pytest.raises(TrainingError, match=message):
+        train(wide, folder, tmp_path / "run", initial_model=start, fabric=cpu)
+    assert not (tmp_path / "run").exists()
+    longer = replace(CONFIG, model=replace(MODEL, max_seq_len=64, **NO_DROPOUT))
+    train(longer, folder, tmp_path / "run", initial_model=start, fabric=cpu, stop_after=1)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     )
     from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
     from tinyperceiver.data import TokenFile, Windows
+    from tinyperceiver.evaluation import evaluate
+    from tinyperceiver.finetuning import finetuning_config
     from tinyperceiver.generation import generate, stream
     from tinyperceiver.midi import MidiReadError, read_midi
     from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
@@ -65,7 +67,9 @@ __all__ = [
     "decode_notes",
     "encode_midi",
     "encode_performance",
+    "evaluate",
     "export_onnx",
+    "finetuning_config",
     "generate",
     "load_piece",
     "make_fabric",
@@ -91,6 +95,8 @@ _MODULE_OF = {
     "audio": "mp3_bytes piano_roll play render synthesizer wav_bytes",
     "checkpoints": "CheckpointError convert_checkpoint",
     "data": "TokenFile Windows",
+    "evaluation": "evaluate",
+    "finetuning": "finetuning_config",
     "generation": "generate stream",
     "midi": "MidiReadError read_midi",
     "model": "PRESETS DecoderLayer PerceiverAR PerceiverConfig",

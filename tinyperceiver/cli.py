@@ -1,8 +1,9 @@
-"""The command line: `tinyperceiver generate | render | convert | export | ...`."""
+"""The command line: `tinyperceiver COMMAND`; `tinyperceiver --help` lists the commands."""
 
 import io
 import os
 import secrets
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -431,6 +432,8 @@ def _print_prepared(out: Path, manifest: dict) -> None:
         )
         if not found["pieces"]:
             print(f"{out / found['file']} is empty: `train` needs pieces in both")
+    if manifest["cut"]:
+        print("there are few recordings: the last fifth of each is held out")
     skipped = manifest["skipped"]
     for piece in skipped[:10]:
         # A name in a folder may be any bytes.
@@ -441,15 +444,101 @@ def _print_prepared(out: Path, manifest: dict) -> None:
 
 
 @app.command()
-def train(
-    config: Annotated[
+def evaluate(
+    model: Annotated[
         str,
-        typer.Option(
-            help="A named run ('tiny' is the shipped model's, 'released' the published one), "
-            "or a JSON file like the one that --show prints.",
+        typer.Argument(
+            help="'tiny', which is shipped; a folder; or a model id on the hub.",
             show_default=False,
         ),
     ],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with valid.bin, from `prepare`; or a token file (.bin).",
+            show_default=False,
+        ),
+    ],
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many windows to measure on.",
+            show_default="all, up to 64",
+        ),
+    ] = None,
+    prefix: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens before the latents of each window.",
+            show_default="512, or fewer where pieces are short",
+        ),
+    ] = None,
+    num_latents: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Latents of each window: after each of them the model predicts a token.",
+            show_default="512, or fewer where pieces are short",
+        ),
+    ] = None,
+) -> None:
+    """Measure how well a model predicts held-out music, in nats per token.
+
+    Fewer nats are better. Two models can be compared if they are measured on
+    the same windows of the same data.
+
+    \b
+    tinyperceiver evaluate tiny data/my-midi
+    tinyperceiver evaluate runs/my-midi/best data/my-midi
+    """
+    import torch
+
+    from tinyperceiver import PerceiverAR, TokenFile
+    from tinyperceiver import evaluate as evaluate_model
+
+    held_out = TokenFile(data / "valid.bin" if data.is_dir() else data)
+    loaded = PerceiverAR.from_pretrained(model)
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    found = evaluate_model(
+        loaded,
+        held_out,
+        num_windows=windows,
+        prefix_len=prefix,
+        num_latents=num_latents,
+        progress=True,
+    )
+    spread = "one piece tells nothing about others"
+    if found.pieces > 1:
+        spread = f"standard error {found.error:.3f}, by piece"
+    print(
+        f"{found.nats:.3f} nats per token ({spread})\n"
+        f"measured on {found.tokens:,} tokens: the last {found.num_latents} of each of "
+        f"{found.windows} windows of {found.prefix_len + found.num_latents}, from "
+        f"{found.pieces} of {len(held_out)} pieces"
+    )
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="A named run ('tiny' is the shipped model's, 'released' the published one), "
+            "or a JSON file like the one that --show prints.",
+            show_default="with --from: a short run that suits model and data",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Fine-tune this model, instead of starting from random weights: 'tiny', which "
+            "is shipped; a folder; or a model id on the hub.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         Path,
         typer.Option(help="Folder with train.bin and valid.bin, from `prepare`."),
@@ -458,7 +547,7 @@ def train(
         Path | None,
         typer.Option(
             help="Folder of the run; one that was stopped goes on from its last save.",
-            show_default="runs/ and the name of --config",
+            show_default="runs/ and the name of --config or, without it, of --data",
         ),
     ] = None,
     show: Annotated[
@@ -498,9 +587,10 @@ def train(
         int | None, typer.Option(min=1, help="Pause when this many steps are done.")
     ] = None,
 ) -> None:
-    """Train a Perceiver AR on prepared tokens.
+    """Train a Perceiver AR on prepared tokens, or fine-tune one that is trained.
 
     \b
+    tinyperceiver train --from tiny --data data/my-midi
     tinyperceiver train --config tiny --data data/giantmidi
     tinyperceiver train --config released --precision bf16-mixed --devices 2
     torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST -m tinyperceiver \\
@@ -509,6 +599,8 @@ def train(
     import json
     from dataclasses import replace
 
+    from tinyperceiver import PerceiverAR, TokenFile
+    from tinyperceiver.finetuning import describe_gain, finetuning_config
     from tinyperceiver.training import (
         RUNS,
         TrainingConfig,
@@ -517,7 +609,19 @@ def train(
     )
     from tinyperceiver.training import train as train_model
 
-    if config in RUNS:
+    initial_model = None
+    if config is None:
+        if start is None:
+            raise ValueError(
+                "give --from MODEL to fine-tune a model, or --config NAME to train a new one"
+            )
+        splits = [TokenFile(data / f"{split}.bin") for split in ("train", "valid")]
+        initial_model = PerceiverAR.from_pretrained(start)
+        name, run = (
+            data.resolve().name,
+            finetuning_config(initial_model.config, *splits),
+        )
+    elif config in RUNS:
         name, run = config, RUNS[config]
     else:
         path = Path(config)
@@ -530,6 +634,8 @@ def train(
             run = TrainingConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+    if start is not None and initial_model is None:
+        initial_model = PerceiverAR.from_pretrained(start)
     _check_choice("--accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     _check_choice("--strategy", strategy, ("auto", "ddp", "fsdp"))
     if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
@@ -554,6 +660,7 @@ def train(
             run,
             data,
             out,
+            initial_model=initial_model,
             fabric=fabric,
             rows_at_once=rows_at_once,
             checkpoint_activations=checkpoint_activations,
@@ -573,6 +680,12 @@ def train(
         if (out / "model").exists():
             best = f"{out / 'best'} has the lowest held-out loss"
             print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
+            if start is not None:
+                print(describe_gain(out))
+            print(
+                f"hear it: tinyperceiver generate piece.mid -o out.mid "
+                f"--checkpoint {shlex.quote(str(out / 'best'))}"
+            )
         else:
             print(f"{out}: {size}, paused; the same command goes on")
 

@@ -25,6 +25,7 @@ __all__ = [
     "DataError",
     "TokenFile",
     "Windows",
+    "count_windows",
     "fixed_windows",
     "targets_without_replacement",
     "transform",
@@ -328,6 +329,12 @@ def transform(tokens: np.ndarray, semitones: int, factor: float) -> np.ndarray:
     return stretched
 
 
+def count_windows(data: TokenFile, prefix_len: int, num_latents: int) -> np.ndarray:
+    """How many windows each piece has for `fixed_windows` to choose from: (pieces,)."""
+    room = (data.lengths - prefix_len - num_latents).clip(min=0)
+    return -(-room // num_latents)  # rounded up
+
+
 def fixed_windows(
     data: TokenFile, num_windows: int, prefix_len: int, num_latents: int
 ) -> Batch:
@@ -340,8 +347,7 @@ def fixed_windows(
         DataError: fewer than `num_windows` such windows.
     """
     n = prefix_len + num_latents
-    room = -(-(data.lengths - n).clip(min=0) // num_latents)  # per piece, rounded up
-    places = np.cumsum(room)
+    places = np.cumsum(count_windows(data, prefix_len, num_latents))
     if places[-1] < num_windows:
         raise DataError(
             f"{data.path} has {places[-1]} windows of {n + 1} tokens, {num_latents} "

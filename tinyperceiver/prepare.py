@@ -199,6 +199,10 @@ def prepare_folder(
     path = Path(source).expanduser()
     if not path.exists():
         raise ValueError(f"{source} does not exist: name the folder of your MIDI files")
+    if not path.is_dir() and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{source} is neither a folder nor a zip: name the folder of your MIDI files"
+        )
     out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     options = {"split": f"by recording, or by time if there are fewer than {FEW}"}
@@ -502,6 +506,7 @@ def _join(
     manifest = head | {
         "splits": splits,
         "table": {"file": "pieces.tsv", "sha256": sha256_of(out / "pieces.tsv")},
+        "cut": sum(0 < held_out[row["name"]] < row["tokens"] for row in rows),
         "copies": [same for same in copies.values() if len(same) > 1],
         "skipped": skipped,
     }

@@ -56,6 +56,16 @@ SPLITS = "train", "valid"
 # In the folder of a run.
 STATE, CONFIG, LOG, SPEED = "last.ckpt", "config.json", "log.jsonl", "speed.jsonl"
 SAMPLE_PROMPT, SAMPLE_TOKENS = 256, 512
+# A model may differ in these from the one it starts from: they change neither the shape
+# nor the meaning of a weight.
+FREE = (
+    "max_seq_len",
+    "max_latents",
+    "cross_attention_dropout",
+    "post_attention_dropout",
+    "residual_dropout",
+    "init_scale",
+)
 
 
 class TrainingError(RuntimeError):
@@ -409,6 +419,7 @@ def train(
     data: str | os.PathLike,
     out: str | os.PathLike,
     *,
+    initial_model: PerceiverAR | None = None,
     fabric: "Fabric | None" = None,
     rows_at_once: int = 8,
     checkpoint_activations: bool = False,
@@ -423,6 +434,9 @@ def train(
         out: folder of the run. One that was stopped goes on from its last save, and
             ends, on the same CPUs and threads with the same options, in the same bits
             as if nothing had happened.
+        initial_model: weights to start from, instead of random ones. They are measured
+            first and count as the first of `out`/best. A run that is gone on with may
+            leave them out, but not name others.
         fabric: where to run, from `make_fabric`; by default the best device there is.
         rows_at_once: windows that a process computes together; a step's batch_size is
             shared out among processes, and gone through in as many turns as it takes.
@@ -438,18 +452,20 @@ def train(
         `from_pretrained`.
 
     Raises:
-        TrainingError: `out` holds another run, the loss is no longer finite, or memory
-            is short.
+        TrainingError: `out` holds another run, `initial_model` has another shape, the
+            loss is no longer finite, or memory is short.
         DataError: a token file is unfit.
     """
     out = Path(out)
     fabric = fabric or make_fabric(config.precision)
     fabric.launch()
     train_data, valid_data = (TokenFile(Path(data) / f"{s}.bin") for s in SPLITS)
-    _check_run(fabric, config, (train_data, valid_data), out)
+    _check_run(fabric, config, (train_data, valid_data), out, initial_model)
 
     torch.manual_seed(config.seed)
     model = PerceiverAR(config.model)
+    if initial_model is not None:
+        model.load_state_dict(initial_model.state_dict())
     if checkpoint_activations:
         _checkpoint_activations(model)
     if compile:
@@ -467,6 +483,8 @@ def train(
     steps = range(state["step"], last)
     journal = _Journal(fabric, out, steps)
     with journal, _explained(state, out, rows_at_once, config):
+        if initial_model is not None and not (out / STATE).exists():
+            _validate(fabric, config, state, valid_data, out, journal, rows_at_once)
         for step, batches in _batches(config, fabric, train_data, steps, rows_at_once):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -573,7 +591,7 @@ def _validate(
 ) -> None:
     """Measure held-out nats, save, and write a sample and what is best so far."""
     model, step = state["model"], state["step"]
-    stage = config.stage_at(step - 1)
+    stage = config.stage_at(max(step - 1, 0))
     fixed = fixed_windows(
         data, config.num_windows, stage.max_prefix_len, stage.num_latents
     )
@@ -628,9 +646,21 @@ def _write_sample(model: PerceiverAR, data: TokenFile, path: Path) -> None:
 
 
 def _check_run(
-    fabric: "Fabric", config: TrainingConfig, data: tuple[TokenFile, ...], out: Path
+    fabric: "Fabric",
+    config: TrainingConfig,
+    data: tuple[TokenFile, ...],
+    out: Path,
+    initial_model: PerceiverAR | None,
 ) -> None:
     """Refuse at once what would fail hours later, and a folder of another run."""
+    if initial_model is not None:
+        for name, given in vars(initial_model.config).items():
+            wanted = getattr(config.model, name)
+            if given != wanted and name not in FREE:
+                raise TrainingError(
+                    f"the model to start from has {name} = {given}, but the configuration "
+                    f"asks for {wanted}"
+                )
     for tokens in data:
         if (highest := tokens.tokens.max()) >= config.model.vocab_size:
             raise TrainingError(
@@ -651,6 +681,8 @@ def _check_run(
         size = stage.max_prefix_len, stage.num_latents
         fixed_windows(data[1], config.num_windows, *size)
     digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
+    if initial_model is not None:
+        digests["initial_weights"] = _digest_of(initial_model)
     run = {"config": config.to_json(), "data": digests}
     path = out / CONFIG
     if fabric.is_global_zero and not path.exists():
@@ -667,6 +699,9 @@ def _check_run(
         before = json.loads(path.read_text(encoding="utf-8"))
         # What a later version adds to a configuration had its default then.
         before["config"] = TrainingConfig.from_json(before["config"]).to_json()
+        if initial_model is None and (out / STATE).exists():
+            # What they became is saved: nobody needs to fetch them again.
+            before["data"].pop("initial_weights", None)
         different = sorted(
             name
             for part in run
@@ -681,6 +716,15 @@ def _check_run(
             f"folder, or remove this one to begin again"
         )
     fabric.barrier()
+
+
+def _digest_of(model: PerceiverAR) -> str:
+    """The SHA-256 of a model's weights as float32, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _load_state(fabric: "Fabric", state: dict, out: Path) -> None:
@@ -805,7 +849,8 @@ class _Journal:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = (line for line in lines if line.endswith("\n"))
-            kept = (line for line in whole if json.loads(line)["step"] <= step)
+            last = step if (self.out / STATE).exists() else -1
+            kept = (line for line in whole if json.loads(line)["step"] <= last)
             _staged(path).write_text("".join(kept), encoding="utf-8")
             os.replace(_staged(path), path)
 

@@ -1,0 +1,145 @@
+"""Fine-tuning: a trained model gets better at one composer, and says so if it does not."""
+
+import json
+import math
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyperceiver import training
+from tinyperceiver.data import DataError, TokenFile, fixed_windows
+from tinyperceiver.evaluation import evaluate, fit_windows
+from tinyperceiver.finetuning import describe_gain, finetuning_config
+from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.prepare import prepare_folder
+from tinyperceiver.training import make_fabric, nats_per_token, train
+
+PIECES = Path(training.__file__).parent / "assets" / "pieces"
+
+
+def tokens_of(path: Path, *lengths: int) -> TokenFile:
+    pieces = [np.append(np.arange(n) % 388, -1) for n in lengths]
+    np.concatenate(pieces).astype("<i2").tofile(path)
+    return TokenFile(path)
+
+
+@pytest.fixture
+def short_samples(monkeypatch):
+    monkeypatch.setattr(training, "SAMPLE_TOKENS", 24)
+
+
+def fine_tune(data: Path, out: Path, steps: int) -> tuple[PerceiverAR, PerceiverAR]:
+    """The shipped model before and after: fewer steps than the command takes."""
+    before = PerceiverAR.from_pretrained("tiny")
+    config = finetuning_config(
+        before.config, TokenFile(data / "train.bin"), TokenFile(data / "valid.bin")
+    )
+    stages = (replace(config.stages[0], steps=steps),)
+    config = replace(config, stages=stages, warmup_steps=steps // 5, validate_every=steps)
+    fabric = make_fabric(config.precision, accelerator="cpu")
+    train(config, data, out, initial_model=before, fabric=fabric)
+    return before, PerceiverAR.from_pretrained(out / "best")
+
+
+# What it learns
+
+
+def test_one_composer_of_the_sample(data, tmp_path):
+    """Of Joplin's held-out pieces the shipped model has never seen a note."""
+    with zipfile.ZipFile(data / "giantmidi-piano-sample.zip") as sample:
+        for name in sample.namelist():
+            if "/Joplin, Scott" in name:
+                sample.extract(name, tmp_path / "midi")
+    manifest = prepare_folder(tmp_path / "midi", tmp_path / "data", workers=1)
+    assert [manifest["splits"][s]["pieces"] for s in ("train", "valid")] == [9, 2]
+    models = fine_tune(tmp_path / "data", tmp_path / "run", steps=60)
+    held_out = TokenFile(tmp_path / "data" / "valid.bin")
+    rows = fixed_windows(held_out, *fit_windows(models[0].config, held_out)).split(1)
+    before, after = (np.array([nats_per_token(m, row) for row in rows]) for m in models)
+    gain = before - after
+    error = gain.std(ddof=1) / math.sqrt(len(gain))
+    assert gain.mean() > 0.01 and gain.mean() > 3 * error, (before, after)
+
+
+def test_the_shipped_pieces(tmp_path, short_samples):
+    """Scores played evenly, unlike what the shipped model was trained on."""
+    prepare_folder(PIECES, tmp_path / "data", workers=1)
+    before, after = fine_tune(tmp_path / "data", tmp_path / "run", steps=10)
+    held_out = TokenFile(tmp_path / "data" / "valid.bin")
+    nats = [evaluate(model, held_out) for model in (before, after)]
+    assert nats[1].nats < nats[0].nats - 0.05
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    logged = [line["held_out"] for line in lines if "held_out" in line]
+    assert logged[0] == pytest.approx(nats[0].nats, abs=0.02)
+    assert min(logged) == pytest.approx(nats[1].nats, abs=0.02)
+
+
+# The run
+
+
+def test_the_run_fits_model_and_data(tmp_path):
+    tiny, released = PRESETS["tiny"], PRESETS["released"]
+    train, valid = (
+        tokens_of(tmp_path / "a.bin", *[8000] * 10),
+        tokens_of(tmp_path / "b.bin", 6000, 6000),
+    )
+    config = finetuning_config(tiny, train, valid)
+    assert config == finetuning_config(tiny, train, valid)
+    assert config.model == tiny
+    assert config.num_windows <= 20
+    assert finetuning_config(released, train, valid).stages == config.stages
+    small = PerceiverConfig(max_seq_len=100, max_latents=60, num_channels=16, num_heads=2)
+    (stage,) = finetuning_config(small, train, valid).stages
+    assert (stage.num_latents, stage.max_prefix_len) == (60, 40)
+
+
+def test_more_music_gets_more_steps_within_bounds(tmp_path):
+    valid = tokens_of(tmp_path / "valid.bin", 6000, 6000)
+    steps = []
+    for pieces in (1, 10, 20, 1000):
+        train = tokens_of(tmp_path / f"{pieces}.bin", *[8000] * pieces)
+        steps.append(finetuning_config(PRESETS["tiny"], train, valid).steps)
+    assert steps == sorted(steps) and steps[0] < steps[1] < steps[2]
+    assert steps[0] >= 40 and steps[-1] <= 1000
+
+
+def test_a_small_collection_is_measured_on_what_there_is(tmp_path):
+    """Never so many windows that the run would fail before its first step."""
+    for lengths in ([40], [150, 150], [1100], [900] * 3, [3000, 100]):
+        data = tokens_of(tmp_path / "data.bin", *lengths)
+        config = finetuning_config(PRESETS["tiny"], data, data)
+        (stage,) = config.stages
+        fixed_windows(data, config.num_windows, stage.max_prefix_len, stage.num_latents)
+    with pytest.raises(DataError, match="is too short to measure on"):
+        finetuning_config(PRESETS["tiny"], data, tokens_of(tmp_path / "short.bin", 9))
+
+
+# What it says at the end
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        ([(0, 2.5), (20, 2.3), (40, 2.31)], "2.500 nats per token before, 2.300 after (step 20"),
+        ([(0, 2.5), (20, 2.6)], "best holds the weights that you started from"),
+        ([(0, 2.5), (20, 2.5)], "best holds the weights that you started from"),
+    ],
+)
+def test_it_says_what_was_gained(tmp_path, measured, message):
+    write_log(tmp_path, [(step, nats, 512) for step, nats in measured])
+    assert message in describe_gain(tmp_path)
+
+
+def test_windows_that_grew_are_not_compared(tmp_path):
+    write_log(tmp_path, [(0, 2.5, 512), (20, 2.3, 1024)])
+    message = "start was measured on windows of 512 tokens and the end on 1024"
+    assert message in describe_gain(tmp_path)
+
+
+def write_log(out: Path, measured: list[tuple[int, float, int]]) -> None:
+    lines = [{"step": 1, "loss": 3.0}]
+    lines += [{"step": s, "window": w, "held_out": nats} for s, nats, w in measured]
+    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
