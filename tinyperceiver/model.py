@@ -94,6 +94,7 @@ PRESETS = {
         num_channels=288,
         num_heads=4,
         num_self_attention_layers=6,
+        num_self_attention_rotary_layers=-1,
         cross_attention_dropout=0.0,
         post_attention_dropout=0.0,
         residual_dropout=0.0,

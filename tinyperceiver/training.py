@@ -256,11 +256,11 @@ RUNS = {
     ),
     "small": TrainingConfig(
         model=PRESETS["small"],
-        # 8,192 targets a step; each of 75 million is one about six times.
+        # 8,192 targets a step, 418 million in all: 75 million about 5.6 times each.
         stages=(
-            Stage(steps=11_000, num_latents=256, max_prefix_len=256, batch_size=32),
-            Stage(steps=16_000, num_latents=512, max_prefix_len=512, batch_size=16),
-            Stage(steps=27_000, num_latents=1024, max_prefix_len=1024, batch_size=8),
+            Stage(steps=10_000, num_latents=256, max_prefix_len=256, batch_size=32),
+            Stage(steps=15_000, num_latents=512, max_prefix_len=512, batch_size=16),
+            Stage(steps=26_000, num_latents=1024, max_prefix_len=1024, batch_size=8),
         ),
         optimizer="muon",
         learning_rate=4e-3,
