@@ -48,7 +48,7 @@ def fine_tune(data: Path, out: Path, steps: int) -> tuple[PerceiverAR, Perceiver
 
 
 def test_one_composer_of_the_sample(data, tmp_path):
-    """Of Joplin's held-out pieces the shipped model has never seen a note."""
+    """The shipped model has never seen Joplin's two held-out pieces."""
     with zipfile.ZipFile(data / "giantmidi-piano-sample.zip") as sample:
         for name in sample.namelist():
             if "/Joplin, Scott" in name:

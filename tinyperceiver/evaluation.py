@@ -1,4 +1,4 @@
-"""How well a model foretells held-out music: nats per token on fixed windows.
+"""How well a model predicts held-out music: nats per token on fixed windows.
 
 Axis letters: n tokens in the window, m prefix, l latents; n = m + l.
 """

@@ -60,11 +60,11 @@ SPLITS = ("train", "valid")
 # 2 % of the full set are some 200 recordings and 3 million tokens: enough to tell models
 # apart that differ by 0.01 nats a token, and little enough for the training to miss.
 VALID_SHARE = 0.02
-# Of one's own music a tenth is held out, and at least two recordings, so that one odd
-# piece does not decide. Of fewer than ten recordings that would take too much away from
-# the training: the ends of all of them are held out instead.
+# prepare_folder holds out a tenth of the recordings, and at least two, so that the
+# measurement does not rest on one odd piece. With fewer than ten recordings that would
+# leave too little to train on, so the end of each recording is held out instead.
 OWN_SHARE, OWN_LEAST, FEW, END_SHARE = 0.1, 2, 10, 0.2
-# Recordings of at least so many tokens are held out first, since windows fit in them.
+# A recording that is held out should have this many tokens, so that a window fits in it.
 LONG_ENOUGH = 1025
 UNIT_FILES, UNIT_BYTES = 32, 2_000_000
 # What a run that was killed may leave.

@@ -435,8 +435,8 @@ def train(
             ends, on the same CPUs and threads with the same options, in the same bits
             as if nothing had happened.
         initial_model: weights to start from, instead of random ones. They are measured
-            first and count as the first of `out`/best. A run that is gone on with may
-            leave them out, but not name others.
+            before the first step, and `out`/best holds them until a step is better. A
+            resumed run may leave them out; other weights are refused.
         fabric: where to run, from `make_fabric`; by default the best device there is.
         rows_at_once: windows that a process computes together; a step's batch_size is
             shared out among processes, and gone through in as many turns as it takes.
@@ -700,7 +700,7 @@ def _check_run(
         # What a later version adds to a configuration had its default then.
         before["config"] = TrainingConfig.from_json(before["config"]).to_json()
         if initial_model is None and (out / STATE).exists():
-            # What they became is saved: nobody needs to fetch them again.
+            # The save holds what they became, so they need not be fetched again.
             before["data"].pop("initial_weights", None)
         different = sorted(
             name
