@@ -220,7 +220,7 @@ def test_the_model_is_left_as_it_is():
 # Precision
 
 
-@pytest.mark.parametrize("precision, most", [("int8", 0.01), ("int4", 0.03)])
+@pytest.mark.parametrize("precision, most", [("int8", 0.003), ("int4", 0.015)])
 def test_fewer_bits_cost_few_nats(trained, precision, most):
     """By reading and by steps, on real music (benchmarks/precision.py has held-out windows)."""
     tokens = torch.tensor([encode_midi(load_piece("chopin-mazurka"))[:700]])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CPU_PRECISIONS", "OnnxDecoder"]
 
 CPU_PRECISIONS = {"float32": 32, "int8": 8, "int4": 4}  # bits of a weight
-ROWS = 256  # latents of all prompts that are read at once
+ROWS = 512  # latents of all prompts that are read at once
 SPARE = 64  # places by which a ring grows, at least
 
 # A session has the weights of its model, packed as its processor reads them best.

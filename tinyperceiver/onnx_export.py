@@ -47,7 +47,8 @@ class Graph:
         bits: of each weight of a matrix. 32 computes what the model computes. With 16
             the weights are stored in float16 and computed with in float32. With 8 and
             4, blocks of 32 weights share a scale, and products are computed in 8 bits,
-            by ONNX Runtime's operator `MatMulNBits`.
+            by ONNX Runtime's operator `MatMulNBits`. The hybrid layer never has fewer
+            than 8: most of what 4 bits cost is lost there.
         attention_weights: whether the graph also gives those of the hybrid layer.
 
     Attributes:
@@ -154,7 +155,7 @@ class Graph:
         rotation = self._rotation()  # cosines and sines, each (B, 1, n, d)
         embedding = self._stored("embedding", model.embedding.weight)
         embedded = self._op("Gather", embedding, "tokens")  # (B, n, D)
-        context = self._hybrid_norm(model, embedded, place)  # (B, n, D)
+        context = self._hybrid_norm(model, embedded)  # (B, n, D)
         x, h = (
             self._from("prefix_len", part, axis=1) for part in (embedded, context)
         )  # (B, l, D)
@@ -208,31 +209,15 @@ class Graph:
         turned = self._op("Mul", self._op("MatMul", x, quarter), sin)
         return self._op("Add", self._op("Mul", x, cos), turned)
 
-    def _hybrid_norm(self, model: PerceiverAR, x: str, place: str) -> str:
+    def _hybrid_norm(self, model: PerceiverAR, x: str) -> str:
         """(B, n, D), normalised: the prefix by one norm, the latents by another."""
         layer = model.hybrid_layer.attention
-        norms = [layer.prefix_norm, layer.norm]
-        D = self.config.num_channels
-        plain = self._op(
-            "LayerNormalization",
-            x,
-            self._constant(np.ones(D, dtype=np.float32)),
-            epsilon=layer.norm.eps,
-        )
-        which = self._op("GreaterOrEqual", place, "prefix_len")
-        which = self._op("Cast", which, to=np.int64)  # (n), 1 at latents
-        scale, shift = (
-            self._op(
-                "Gather",
-                self._stored(f"norm_0.{name}", torch.stack([*both]), bits=32),
-                which,
-            )  # (n, D)
-            for name, both in (
-                ("weight", [norm.weight for norm in norms]),
-                ("bias", [norm.bias for norm in norms]),
-            )
-        )
-        return self._op("Add", self._op("Mul", plain, scale), shift)
+        zero, axis = self._constant([0]), self._constant([1])
+        prefix = self._op("Slice", x, zero, "prefix_len", axis)  # (B, m, D)
+        latents = self._from("prefix_len", x, axis=1)  # (B, l, D)
+        prefix = self._norm("prefix_norm", layer.prefix_norm, prefix)
+        latents = self._norm("norm_0", layer.norm, latents)
+        return self._op("Concat", prefix, latents, axis=1)
 
     def _attention(
         self,
@@ -295,7 +280,8 @@ class Graph:
         """x W^T with W = `weight`, (out, in), in the graph's bits."""
         if self.bits >= 16:
             return self._op("MatMul", x, self._stored(name, weight.detach().T))
-        rounded, scale = round_blocks(weight.detach().float().cpu(), self.bits)
+        bits = 8 if name.endswith("_0") else self.bits
+        rounded, scale = round_blocks(weight.detach().float().cpu(), bits)
         self.weights[name] = rounded.numpy()
         self.weights[f"{name}.scale"] = scale.numpy()
         return self._op(
@@ -306,7 +292,7 @@ class Graph:
             domain="com.microsoft",
             K=weight.size(1),
             N=weight.size(0),
-            bits=self.bits,
+            bits=bits,
             block_size=BLOCK,
             accuracy_level=4,  # x in 8 bits, too
         )
