@@ -525,7 +525,8 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="A named run ('tiny' is the shipped model's, 'released' the published one), "
+            help="A named run ('tiny' is the shipped model's, 'small' that of the next one, "
+            "'released' the published one), "
             "or a JSON file like the one that --show prints.",
             show_default="with --from: a short run that suits model and data",
         ),
