@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyperceiver import PerceiverAR, TokenFile
 from tinyperceiver.data import fixed_windows
-from tinyperceiver.decoding import PRECISIONS, Decoder
+from tinyperceiver.onnx_engine import CPU_PRECISIONS, OnnxDecoder
 
 STEPS = 512  # tokens after each prompt
 
@@ -36,8 +36,8 @@ def main() -> None:
         TokenFile(arguments.data), arguments.windows, config.max_prefix_len, config.max_latents
     )
     nats = {}
-    for precision in PRECISIONS:
-        decoder = Decoder(model, precision=precision)
+    for precision in CPU_PRECISIONS:
+        decoder = OnnxDecoder(model, precision=precision)
         losses = []
         for tokens, targets in zip(windows.tokens, windows.targets, strict=True):
             logits = [decoder.read(tokens[None, :n], config.max_prefix_len)]

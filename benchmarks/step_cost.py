@@ -15,7 +15,7 @@ import time
 import torch
 
 from tinyperceiver import PRESETS, PerceiverAR
-from tinyperceiver.decoding import Decoder
+from tinyperceiver.onnx_engine import OnnxDecoder
 
 ROUNDS = 100
 
@@ -27,13 +27,13 @@ def main() -> None:
     model = PerceiverAR(PRESETS["released"]).eval()
     config = model.config
 
-    def start() -> Decoder:
-        decoder = Decoder(model)
+    def start() -> OnnxDecoder:
+        decoder = OnnxDecoder(model)
         prompt = torch.randint(0, 388, (1, config.max_seq_len))
         decoder.read(prompt, config.max_prefix_len)
         return decoder
 
-    def step(decoder: Decoder) -> float:
+    def step(decoder: OnnxDecoder) -> float:
         token = torch.randint(0, 388, (1,))
         begin = time.perf_counter()
         decoder.step(token)

@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from tinyperceiver.attention import MultiHeadAttention
 from tinyperceiver.data import TokenFile
-from tinyperceiver.decoding import Decoder
+from tinyperceiver.decoding import make_decoder
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.rotary import Rotation, apply_rotation, rotation_at
 from tinyperceiver.sampling import Grammar, keep_min_p, keep_top_k, keep_top_p
@@ -167,7 +167,7 @@ def refill(model: PerceiverAR, rows: Tensor) -> Tensor:
 def fresh(model: PerceiverAR, rows: Tensor, places: range) -> Tensor:
     """Nats of the targets at `places` if the whole window is read for each: (R, places)."""
     n, m = model.config.max_seq_len, model.config.max_prefix_len
-    decoder = Decoder(model, batch_size=len(rows))
+    decoder = make_decoder(model, batch_size=len(rows))
     nats = [
         cross_entropy(decoder.read(rows[:, j : n + j], m), rows[:, n + j], reduction="none")
         for j in places

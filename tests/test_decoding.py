@@ -1,18 +1,19 @@
-"""The fast decoder against the model, in all precisions; what a step costs."""
+"""Which engine decodes, and the one for GPUs against the model; what a step of it costs."""
 
+import re
 from collections import Counter
 
 import pytest
 import torch
 from conftest import REFERENCE
 from models import left_pads, random_tokens, small_model
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinyperceiver import decoding
 from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.decoding import FEW, PRECISIONS, Decoder, pack
+from tinyperceiver.decoding import GPU_PRECISIONS, Decoder, make_decoder, precisions_of
 from tinyperceiver.model import PRESETS, PerceiverAR
+from tinyperceiver.onnx_engine import OnnxDecoder
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.tokenizer import encode_midi
 
@@ -111,22 +112,6 @@ def test_a_step_costs_the_same_however_long_it_plays(counts):
     assert made[6] != made[15]  # it does see shapes: the rings were still filling
 
 
-def test_a_ring_of_values_grows_with_few_empty_places(monkeypatch):
-    monkeypatch.setattr(decoding, "SPARE", 2)
-    model, tokens = small_model().double(), random_tokens(3, 40)
-    for n, prefix_len in [(9, 7), (1, 0), (11, 8)]:
-        expected, found = both(model, tokens, n, prefix_len)
-        torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-6)
-    decoder, rooms = Decoder(model), []
-    decoder.read(tokens[:1, :11], 8)
-    decoder.read(tokens[:1, :1], 0)  # shorter: the room of the longer one goes
-    for place in range(1, 15):
-        rooms.append([layer.values.size(2) for layer in decoder.layers[:2]])
-        decoder.step(tokens[:1, place])
-    assert [row[0] for row in rooms] == [3, 3, 3, 6, 6, 6, 9, 9, 9, *[12] * 5]
-    assert [row[1] for row in rooms] == [3, 3, 3, *[4] * 11]
-
-
 def test_short_runs_take_little_room():
     decoder = Decoder(small_model(), max_len=5)
     assert decoder.layers[0].keys.size(1) == 5 and decoder.layers[1].keys.size(1) == 4
@@ -136,7 +121,7 @@ def test_the_model_is_left_as_it_is():
     model = small_model(post_attention_dropout=0.5, residual_dropout=0.5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = random_tokens(1, 6)
-    for precision in PRECISIONS:
+    for precision in GPU_PRECISIONS:
         decoder = Decoder(model, precision=precision)
         logits = decoder.read(tokens, 3)
         assert torch.equal(decoder.read(tokens, 3), logits)  # no dropout
@@ -153,31 +138,32 @@ def test_a_window_that_the_model_does_not_take_is_refused():
 # Precision
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW, FEW + 1, 40])
-@pytest.mark.parametrize("precision, error", [("float32", 1e-6), ("half", 4e-3), ("int8", 2e-2)])
-def test_products_in_all_precisions(precision, error, rows):
-    torch.manual_seed(0)
-    weight, x = torch.randn(96, 64) / 8, torch.randn(rows, 64)
-    found = pack(weight, precision, batch_size=rows)(x).float()
-    expected = linear(x, weight)
-    assert found.shape == (rows, 96)
-    assert (found - expected).norm() / expected.norm() < error
-    if precision != "float32":  # the test sees rounding at all
-        assert (found - expected).norm() / expected.norm() > error / 100
+def test_each_device_has_its_engine():
+    assert isinstance(make_decoder(small_model()), OnnxDecoder)
+    assert isinstance(make_decoder(small_model().to("meta")), Decoder)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("shape", [(3, 8), (1, 4)])
-def test_products_of_odd_sizes_and_of_zeros(precision, shape):
-    weight = torch.zeros(shape)
-    for rows in (1, 9):
-        out = pack(weight, precision)(torch.zeros(rows, shape[1]))
-        assert out.shape == (rows, shape[0]) and (out == 0).all()
+def test_each_device_has_its_precisions():
+    assert precisions_of(small_model()) == ("float32", "int8", "int4")
+    assert precisions_of(small_model().to("meta")) == ("float32", "half")
+    tokens = random_tokens(1, 3)
+    for precision in precisions_of(small_model()):
+        assert make_decoder(small_model(), precision=precision).read(tokens, 1).shape == (1, 40)
+
+
+@pytest.mark.parametrize("device, precision", [("cpu", "half"), ("meta", "int8"), ("meta", "int4")])
+def test_a_precision_of_another_device_is_refused(device, precision):
+    possible = {"cpu": "('float32', 'int8', 'int4')", "meta": "('float32', 'half')"}[device]
+    message = f"precision={precision!r} is not for a model on {device}: take one of {possible}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_decoder(small_model().to(device), precision=precision)
 
 
 def test_unknown_precisions_are_refused():
-    with pytest.raises(ValueError, match=r"precision must be one of .*'half'.*, not 'float8'"):
-        Decoder(small_model(), precision="float8")
+    with pytest.raises(ValueError, match=r"precision must be one of .*'int4'\), not 'float8'"):
+        make_decoder(small_model(), precision="float8")
+    with pytest.raises(ValueError, match=r"one of \('float32', 'half'\), not 'int8'"):
+        Decoder(small_model(), precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +171,8 @@ def trained() -> PerceiverAR:
     return from_pretrained(PerceiverAR, "tiny")
 
 
-@pytest.mark.parametrize("precision", ["half", "int8"])
-def test_fewer_bits_cost_less_than_a_hundredth_of_the_nats(trained, precision):
-    """By reading and by steps, on real music (benchmarks/precision.py has held-out windows)."""
+def test_half_costs_less_than_a_hundredth_of_the_nats(trained):
+    """By reading and by steps, on real music."""
     tokens = torch.tensor([encode_midi(load_piece("chopin-mazurka"))[:700]])
 
     def nats(of: str) -> float:
@@ -197,7 +182,7 @@ def test_fewer_bits_cost_less_than_a_hundredth_of_the_nats(trained, precision):
         return cross_entropy(torch.cat(logits), tokens[0, 400:]).item()
 
     exact = nats("float32")
-    assert 0 < abs(nats(precision) - exact) < 0.01 * exact
+    assert 0 < abs(nats("half") - exact) < 0.01 * exact
 
 
 def test_greedy_tokens_are_the_models_own_in_float32(trained):
@@ -223,11 +208,6 @@ def test_a_recorded_graph_gives_the_same(precision):
     for place in range(9, 40):
         expected, found = plain.step(tokens[:, place]), graph.step(tokens[:, place])
         torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)
-
-
-def test_int8_is_for_cpus():
-    with pytest.raises(ValueError, match="int8 is for CPUs: on meta use 'half'"):
-        pack(torch.empty(4, 4, device="meta"), "int8")
 
 
 def test_the_reference_model():
@@ -259,13 +239,3 @@ def test_after_a_failed_read_nothing_is_answered():
         decoder.read(tokens, 3, torch.zeros(2, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match="read a prompt first"):
         decoder.step(tokens[:, 0])
-
-
-@pytest.mark.parametrize("precision", ["half", "int8"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_few_bits_are_packed_from_many(precision, dtype):
-    """A scale in bfloat16 would turn the largest weights around."""
-    model = small_model().to(dtype)
-    with pytest.raises(ValueError, match=r"in float32; this one has .*float16"):
-        Decoder(model, precision=precision)
-    model.generate(random_tokens(1, 3), max_new_tokens=2)

@@ -17,7 +17,7 @@ import measure_windows as measure
 from tinyperceiver import generation
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
 from tinyperceiver.data import TokenFile
-from tinyperceiver.decoding import Decoder
+from tinyperceiver.decoding import make_decoder
 from tinyperceiver.files import sha256_of
 from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.pieces import load_piece
@@ -60,7 +60,7 @@ def test_sliding_in_one_pass_is_sliding_token_by_token(rows, num_rotary, block, 
     monkeypatch.setattr(measure, "BLOCK", block)
     model = small_model(num_self_attention_rotary_layers=num_rotary)
     n, m = SMALL.max_seq_len, SMALL.max_prefix_len
-    decoder, expected = Decoder(model, batch_size=3), []
+    decoder, expected = make_decoder(model, batch_size=3), []
     logits = decoder.read(rows[:, :n], m)
     for target in rows[:, n:].T:
         expected.append(cross_entropy(logits, target, reduction="none"))

@@ -32,6 +32,7 @@ from conftest import PATIENCE, new_context, wait_until
 
 from tinyperceiver import PIECES, PerceiverAR, encode_midi, load_piece, play, render
 from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
+from tinyperceiver.decoding import precisions_of
 from tinyperceiver.files import sha256_of
 from tinyperceiver.studio import LONGEST, studio
 from tinyperceiver.takes import (
@@ -91,6 +92,7 @@ def test_the_sliders_allow_what_the_model_can(model, panel):
     assert (latents.min, latents.max) == (1, config.max_latents)
     assert panel.knobs["max_new_tokens"].max == LONGEST
     assert panel.knobs["temperature"].min > 0 and panel.knobs["top_p"].min > 0
+    assert panel.knobs["precision"].options == precisions_of(model)
     assert studio(model).prompt.options == tuple(PIECES)
 
 
@@ -100,7 +102,7 @@ def test_the_sliders_allow_what_the_model_can(model, panel):
         {},
         {"top_k": 15, "top_p": 1.0, "seed": 3},
         {"min_p": 0.1, "grammar": True, "temperature": 1.2},
-        {"precision": "half", "num_latents": 1, "prefix_len": 100},
+        {"precision": "int8", "num_latents": 1, "prefix_len": 100},
     ],
 )
 def test_a_take_is_what_generate_gives(model, panel, changed):

@@ -125,8 +125,11 @@ def generate(
         typer.Option(help="What happens when the latents are full."),
     ] = "slide",
     precision: Annotated[
-        Literal["float32", "half", "int8"],
-        typer.Option(help="Bits of the weights: fewer are faster and less exact."),
+        Literal["float32", "half", "int8", "int4"],
+        typer.Option(
+            help="Bits of the weights: fewer are faster and less exact. int8 and int4 are "
+            "for CPUs, half is for GPUs."
+        ),
     ] = "float32",
     seed: Annotated[
         int | None,

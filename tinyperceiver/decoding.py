@@ -1,122 +1,97 @@
-"""Decoding at the speed of memory: `PerceiverAR`, arranged for one new token.
+"""Decoding step by step: which engine does it, and the one for GPUs.
 
 A step of decoding reads every weight, key and value once and does almost nothing with
-them. Its time is that of reading, so here each is read once, in as few bits as wanted,
-by the product that reads fastest. Axis letters: B batch, n tokens in the window, m
-prefix, l latents, H heads, d channels per head, D = H * d channels, V vocabulary, R
-rows of a product.
+them. Its time is that of reading. On a CPU ONNX Runtime reads fastest; on a GPU PyTorch
+does, once its many small operations are recorded as one graph. Axis letters: B batch, n
+tokens in the window, m prefix, l latents, H heads, d channels per head, D = H * d
+channels, V vocabulary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, pad
+from torch.nn.functional import gelu, linear
 
 from tinyperceiver.attention import attend
 from tinyperceiver.model import DecoderLayer, PerceiverAR
+from tinyperceiver.onnx_engine import CPU_PRECISIONS, OnnxDecoder
 from tinyperceiver.rotary import apply_rotation, rotation_at
 
-__all__ = ["PRECISIONS", "Decoder", "pack"]
+__all__ = [
+    "GPU_PRECISIONS",
+    "PRECISIONS",
+    "Decoder",
+    "make_decoder",
+    "precisions_of",
+]
 
-PRECISIONS = ("float32", "half", "int8")
-BLOCK = 256  # queries at a time
-FEW = 4  # rows up to which a product by halves reads faster
-SPARE = 128  # empty places in a ring of values that is not full
+GPU_PRECISIONS = ("float32", "half")
+PRECISIONS = ("float32", "half", "int8", "int4")
 
 
-def pack(
-    weight: Tensor, precision: str, batch_size: int = 1
-) -> Callable[[Tensor], Tensor]:
-    """The product x -> x W^T, (R, in) -> (R, out), with W ready to be read fast.
+def make_decoder(
+    model: PerceiverAR,
+    *,
+    batch_size: int = 1,
+    max_len: int | None = None,
+    precision: str = "float32",
+) -> "OnnxDecoder | Decoder":
+    """A model made ready to continue prompts, by the engine for its device.
 
     Args:
-        weight: W, (out, in).
-        precision: "float32" leaves the weight and its dtype as they are. "half" has 16
-            bits a weight: float16 for a single row on a CPU, whose kernel for that
-            reads twice as fast as the one for bfloat16; else bfloat16, where it is
-            computed fast, and float16 on other GPUs. "int8", for CPUs, rounds weights
-            and x to 8 bits, with a scale for each row of either.
-        batch_size: rows of x in a step of decoding; x may have more.
+        model, batch_size, max_len: as in `Decoder`.
+        precision: of the weights. "float32", on any device, is the model's own
+            precision. "int8" and "int4" are for CPUs, see `Graph`; "half", 16 bits, is
+            for GPUs, see `Decoder`.
 
-    Returns:
-        A function; what it returns may have fewer bits than x.
+    Raises:
+        ValueError: no such precision, or not for this device.
     """
-    weight = weight.detach()
-    on_cpu = weight.device.type == "cpu"
-    if precision == "int8":
-        if not on_cpu:
-            raise ValueError(f"int8 is for CPUs: on {weight.device} use 'half'")
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127  # (out)
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
-        return lambda x: _product_int8(x, rounded, scale)
-    if precision == "half":
-        wide = torch.bfloat16
-        if weight.is_cuda and not torch.cuda.is_bf16_supported(
-            including_emulation=False
-        ):
-            wide = torch.float16
-        few = weight.to(torch.float16 if on_cpu and batch_size == 1 else wide)
-        return lambda x: (
-            linear(x.to(few.dtype), few)
-            if few.dtype == wide or x.size(0) == 1
-            else linear(x.to(wide), weight.to(wide))
-        )
-    if precision != "float32":
+    if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, not {precision!r}")
-    if not on_cpu or weight.size(0) % 2:
-        return lambda x: linear(x, weight)
-    # The kernel for one matrix and one column reads at about half the speed of that for
-    # several matrices. So W becomes two.
-    halves = weight.contiguous().view(2, -1, weight.size(1))  # (2, out / 2, in)
-    return lambda x: (
-        torch.bmm(halves, x.mT.expand(2, -1, -1)).flatten(0, 1).mT
-        if x.size(0) <= FEW
-        else linear(x, weight)
-    )
+    possible, device = precisions_of(model), model.embedding.weight.device
+    if precision not in possible:
+        raise ValueError(
+            f"precision={precision!r} is not for a model on {device}: take one of "
+            f"{possible}"
+        )
+    engine = OnnxDecoder if device.type == "cpu" else Decoder
+    return engine(model, batch_size=batch_size, max_len=max_len, precision=precision)
 
 
-def _product_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """x, (R, in), times a weight of 8 bits, (out, in), and its scale, (out)."""
-    x_scale = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127  # (R, 1)
-    rounded = (x / x_scale).round_().to(torch.int8)
-    return torch._int_mm(rounded, weight.mT).float().mul_(x_scale).mul_(scale)
+def precisions_of(model: PerceiverAR) -> tuple[str, ...]:
+    """Those of `PRECISIONS` that the engine for the model's device has."""
+    is_on_cpu = model.embedding.weight.device.type == "cpu"
+    return tuple(CPU_PRECISIONS) if is_on_cpu else GPU_PRECISIONS
 
 
 @dataclass
 class _Layer:
-    """A decoder layer with packed weights, and the keys and values it holds."""
+    """A decoder layer's weights in the wanted precision, and what it holds."""
 
     norm: nn.LayerNorm
     prefix_norm: nn.LayerNorm | None  # of the hybrid layer
-    query: Callable[[Tensor], Tensor]
-    key_value: Callable[[Tensor], Tensor]  # (R, D) -> (R, 2 D)
-    output: Callable[[Tensor], Tensor]
+    query: Tensor  # (D, D)
+    key_value: Tensor  # (2 D, D)
+    output: Tensor  # (D, D)
     output_bias: Tensor | float
     mlp_norm: nn.LayerNorm
-    up: Callable[[Tensor], Tensor]
-    down: Callable[[Tensor], Tensor]
+    up: Tensor  # (width, D)
+    down: Tensor  # (D, width)
     is_rotary: bool
     keys: Tensor  # (B * H, capacity, d)
-    values: Tensor  # (B * H, d, room): a product with a column reads along memory
-
-    def make_room(self, held: int) -> None:
-        """Room for `held` values and few more: what lies far apart is read slowly."""
-        room = self.values.size(2)
-        if not held <= room <= held + SPARE:
-            new = min(held + SPARE, self.keys.size(1))
-            self.values = pad(self.values, (0, new - room))
+    values: Tensor  # (B * H, d, capacity)
 
 
 class Decoder:
-    """A model made ready to continue B prompts, token by token.
+    """A model made ready to continue B prompts on a GPU, token by token.
 
     `read` takes in prompts, `step` one more token of each; both give the logits of what
     comes next. Keys and values are held as in `KVCache`: the hybrid layer has those of
     the last `max_seq_len` tokens, the others have those of the last `max_latents`, and
     none is computed again. In float32 the logits are those of the model with a cache,
-    up to rounding. Dropout is never applied. Some weights are packed when this is made,
+    up to rounding. Dropout is never applied. Some weights are copied when this is made,
     others are the model's own: while it is used the model must not change.
 
     Args:
@@ -124,13 +99,14 @@ class Decoder:
         batch_size: B.
         max_len: most tokens of a row, prompt included; no more room than that is taken.
             Without it the window slides, for ever.
-        precision: of the weights, see `pack`; sums, keys and values have the model's
-            own precision on a CPU.
+        precision: "float32" leaves the weights and their dtype as they are. "half" has
+            16 bits a weight, key and value: bfloat16, and float16 on GPUs that are slow
+            at that.
         is_static: whether every step reads all places of the rings, the empty ones too,
             so that a CUDA graph can be recorded and replayed: on CUDA by default.
 
     Raises:
-        ValueError: no such precision, or not for this device or this model's dtype.
+        ValueError: no such precision, or not for this model's dtype.
     """
 
     def __init__(
@@ -142,31 +118,31 @@ class Decoder:
         precision: str = "float32",
         is_static: bool | None = None,
     ) -> None:
-        config = model.config
-        dtype = model.embedding.weight.dtype
-        is_exact = dtype in (torch.float32, torch.float64)
-        if precision != "float32" and not is_exact:
+        if precision not in GPU_PRECISIONS:
             raise ValueError(
-                f"precision={precision!r} packs the weights of a model in float32; "
-                f"this one has {dtype}: take precision='float32', which leaves them "
-                "so, or model.float()"
+                f"precision must be one of {GPU_PRECISIONS}, not {precision!r}"
             )
-        self.model, self.precision, self.batch_size = model, precision, batch_size
+        config, weight = model.config, model.embedding.weight
+        self.dtype = weight.dtype
+        self.product_dtype = weight.dtype
+        if precision == "half":
+            is_slow = weight.is_cuda and not torch.cuda.is_bf16_supported(
+                including_emulation=False
+            )
+            self.product_dtype = torch.float16 if is_slow else torch.bfloat16
+        self.model, self.batch_size = model, batch_size
         self.num_heads = config.num_heads
-        self.is_static = (
-            model.embedding.weight.is_cuda if is_static is None else is_static
-        )
-        self.dtype = dtype
+        self.is_static = weight.is_cuda if is_static is None else is_static
         longest = config.max_seq_len if max_len is None else max_len
         self.max_len = max_len
         self.room = 0  # for so many steps; none before a prompt
         self.capacity = min(config.max_seq_len, longest)  # of the hybrid layer
         self.latent_capacity = min(config.max_latents, longest)  # of all others
-        self.layers = [self._pack_layer(model.hybrid_layer, is_rotary=True)]
+        self.layers = [self._prepare_layer(model.hybrid_layer, is_rotary=True)]
         for i, layer in enumerate(model.layers):
             is_rotary = i < config.num_rotary_layers
-            self.layers.append(self._pack_layer(layer, is_rotary=is_rotary))
-        device = self.layers[0].keys.device
+            self.layers.append(self._prepare_layer(layer, is_rotary=is_rotary))
+        device = weight.device
         # How many tokens the hybrid layer and the others have read, each row's next
         # position, and the padding that the hybrid layer holds. All stay where they are
         # in memory: a graph remembers places, not values.
@@ -178,7 +154,7 @@ class Decoder:
         self.has_padding = False
         self.graph = self.graph_tokens = self.graph_logits = None
 
-    def _pack_layer(self, layer: DecoderLayer, *, is_rotary: bool) -> _Layer:
+    def _prepare_layer(self, layer: DecoderLayer, *, is_rotary: bool) -> _Layer:
         attention, heads = layer.attention, layer.attention.attention
         prefix_norm = getattr(attention, "prefix_norm", None)
         capacity = self.latent_capacity if prefix_norm is None else self.capacity
@@ -189,25 +165,22 @@ class Decoder:
             "up": layer.mlp.up.weight,
             "down": layer.mlp.down.weight,
         }
-        packed = {
-            name: pack(weight, self.precision, self.batch_size)
+        weights = {
+            name: weight.detach().to(self.product_dtype)
             for name, weight in weights.items()
         }
-        D, rows = self.model.config.num_channels, self.batch_size * self.num_heads
-        held = heads.key.weight.detach()
-        if held.is_cuda:  # keys and values as the product gives them
-            held = packed["key_value"](held.new_zeros(1, D))
-        # A static step reads empty places, too, and hides them: no NaN may stand there.
-        new = held.new_zeros if self.is_static else held.new_empty
+        d = self.model.config.num_channels // self.num_heads
+        rows, new_zeros = self.batch_size * self.num_heads, weights["query"].new_zeros
+        # A static step reads empty places, too, and hides them: no NaN may be there.
         return _Layer(
             norm=attention.norm,
             prefix_norm=prefix_norm,
             output_bias=0.0 if heads.output.bias is None else heads.output.bias,
             mlp_norm=layer.mlp.norm,
             is_rotary=is_rotary,
-            keys=new(rows, capacity, D // self.num_heads),
-            values=new(rows, D // self.num_heads, capacity),
-            **packed,
+            keys=new_zeros(rows, capacity, d),
+            values=new_zeros(rows, d, capacity),
+            **weights,
         )
 
     @torch.inference_mode()
@@ -249,22 +222,20 @@ class Decoder:
             if layer.prefix_norm is not None:
                 context = torch.cat((layer.prefix_norm(prefix), h), dim=1)  # (B, n, D)
                 turn, pads = rotation, pad_mask
-            k, v = layer.key_value(context.flatten(0, 1)).chunk(2, dim=-1)
-            k, v = self._split_heads(k), self._split_heads(v)  # (B, H, n or l, d)
+            both = self._product(context, layer.key_value)
+            k, v = map(self._split_heads, both.chunk(2, dim=-1))  # (B, H, n or l, d)
             if layer is self.layers[-1]:  # of its results only the last is wanted
                 x, h = x[:, -1:], h[:, -1:]
             l = x.size(1)
-            q = self._split_heads(layer.query(h.flatten(0, 1)))  # (B, H, l, d)
+            q = self._split_heads(self._product(h, layer.query))  # (B, H, l, d)
             if layer.is_rotary:
                 q = apply_rotation(q, tuple(part[:, -l:] for part in turn))
                 k = apply_rotation(k, turn)
-            if not self.is_static:
-                layer.make_room(v.size(2))
             layer.keys[:, : k.size(2)] = k.flatten(0, 1)
             layer.values[:, :, : v.size(2)] = v.flatten(0, 1).mT
-            heads = self._attend(q, k, v, pads).transpose(1, 2)  # (B, l, H, d)
-            x = x + self._output(layer, heads.reshape(B * l, D)).view(B, l, D)
-            x = x + self._mlp(layer, x.reshape(B * l, D)).view(B, l, D)
+            heads = attend(q, k, v, pad_mask=pads).transpose(1, 2)  # (B, l, H, d)
+            x = x + self._output(layer, heads.reshape(B, l, D))
+            x = x + self._mlp(layer, x)
 
         self.seen.copy_(torch.tensor([[n], [n - prefix_len]]))
         self.position.copy_((first + n) * torch.ones_like(self.position))
@@ -299,9 +270,9 @@ class Decoder:
         rotation = rotation_at(self.position, x.size(1) // self.num_heads)
         for layer in self.layers:
             h = layer.norm(x)
-            q = self._split_heads(layer.query(h))  # (B, H, 1, d)
-            k, v = layer.key_value(h).chunk(2, dim=-1)
-            k, v = self._split_heads(k), self._split_heads(v)  # (B, H, 1, d)
+            q = self._split_heads(self._product(h, layer.query))  # (B, H, 1, d)
+            both = self._product(h, layer.key_value)
+            k, v = map(self._split_heads, both.chunk(2, dim=-1))  # (B, H, 1, d)
             if layer.is_rotary:
                 q, k = apply_rotation(q, rotation), apply_rotation(k, rotation)
             heads = self._attend_one(layer, q, k, v)  # (B, D)
@@ -317,9 +288,8 @@ class Decoder:
         seen = self.seen[0 if is_hybrid else 1]
         slot = seen % capacity
         held = capacity if self.is_static else min(int(seen) + 1, capacity)
-        layer.make_room(held)
-        layer.keys.index_copy_(1, slot, k.flatten(0, 1).to(layer.keys.dtype))
-        layer.values.index_copy_(2, slot, v.flatten(0, 1).mT.to(layer.values.dtype))
+        layer.keys.index_copy_(1, slot, k.flatten(0, 1))
+        layer.values.index_copy_(2, slot, v.flatten(0, 1).mT)
         if is_hybrid and (self.has_padding or self.is_static):
             self.padding.index_fill_(2, slot, False)
         keys, values, hidden = layer.keys[:, :held], layer.values[:, :, :held], None
@@ -329,41 +299,23 @@ class Decoder:
         elif is_hybrid and self.has_padding:
             hidden = self.padding[:, :, :held]  # (B, 1, held)
         B, H, _, d = q.shape
-        # A column as the transpose of a row: with other strides the product is slow.
-        q = (q * d**-0.5).to(keys.dtype).reshape(B * H, d)[:, None].mT
+        q = (q * d**-0.5).reshape(B * H, d, 1)
         scores = torch.bmm(keys, q).view(B, H, -1)  # (B, H, held)
         if hidden is not None:
             scores = scores.masked_fill(hidden, float("-inf"))
         weights = scores.softmax(-1, dtype=self.dtype).to(values.dtype)
-        weights = weights.view(B * H, -1)[:, None].mT
+        weights = weights.view(B * H, -1, 1)
         return torch.bmm(values, weights).view(B, H * d)
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pad_mask: Tensor | None
-    ) -> Tensor:
-        """What `attention.attend` gives; faster with few bits on a CPU."""
-        l, n = q.size(2), k.size(2)
-        if self.precision == "float32" or q.is_cuda or pad_mask is not None:
-            return attend(q, k, v, pad_mask=pad_mask)
-        # PyTorch's CPU kernel gains little from bfloat16, and computes masked scores.
-        q, k, v = (
-            part.bfloat16().contiguous() for part in (q * q.size(3) ** -0.5, k, v)
-        )
-        heads = torch.empty_like(q)
-        for start in range(0, l, BLOCK):
-            end = min(start + BLOCK, l)
-            seen = n - l + end  # keys that the last query of the block sees
-            scores = q[:, :, start:end] @ k[:, :, :seen].mT  # (B, H, block, seen)
-            later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
-            scores[..., seen - (end - start) :].masked_fill_(later, float("-inf"))
-            heads[:, :, start:end] = scores.softmax(-1) @ v[:, :, :seen]
-        return heads
-
     def _output(self, layer: _Layer, heads: Tensor) -> Tensor:
-        return layer.output(heads) + layer.output_bias  # (R, D)
+        return self._product(heads, layer.output) + layer.output_bias
 
     def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
-        return layer.down(gelu(layer.up(layer.mlp_norm(x))))  # (R, D)
+        h = gelu(self._product(layer.mlp_norm(x), layer.up))
+        return self._product(h, layer.down)
+
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return linear(x.to(weight.dtype), weight)
 
     def _logits(self, x: Tensor) -> Tensor:
         return (self.model.norm(x) @ self.model.embedding.weight.T).float()  # (B, V)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tinyperceiver.decoding import PRECISIONS, Decoder
+from tinyperceiver.decoding import PRECISIONS, make_decoder
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.sampling import Grammar, choose_tokens
 from tinyperceiver.tokenizer import PAD, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
@@ -67,8 +67,8 @@ def generate(
             without `do_sample` the likeliest token of the whole vocabulary is taken.
         grammar: whether only what can be played may be chosen, see `Grammar`.
         window: "slide" or "refill".
-        precision: "float32" computes what the model computes; "half" and "int8" read
-            fewer bits, see `decoding.pack`.
+        precision: "float32" computes what the model computes. Fewer bits are faster and
+            less exact: "int8" and "int4" on a CPU, "half" on a GPU.
         use_cache: False computes every step afresh from the window, by the model
             itself: slow, the reference for all else; for "slide" until the latents are
             full.
@@ -204,7 +204,7 @@ class _Run:
         self.decoder = None
         if self.use_cache:
             most = self.max_new_tokens
-            self.decoder = Decoder(
+            self.decoder = make_decoder(
                 self.model,
                 batch_size=B,
                 max_len=None if most is None else n + most,

@@ -27,7 +27,7 @@ except ImportError as error:
     ) from error
 
 from tinyperceiver.audio import open_piano, wav_bytes
-from tinyperceiver.decoding import PRECISIONS
+from tinyperceiver.decoding import precisions_of
 from tinyperceiver.midi import read_midi
 from tinyperceiver.model import PerceiverAR
 from tinyperceiver.pieces import PIECES, load_piece
@@ -203,7 +203,9 @@ class Studio:
             "max_new_tokens": _slider("length, tokens", 256, 16, LONGEST, 16),
             "seed": _labelled(w.BoundedIntText, "seed", min=0, max=2**31 - 1),
             "grammar": _labelled(w.Checkbox, "grammar"),
-            "precision": _labelled(w.Dropdown, "precision", options=list(PRECISIONS)),
+            "precision": _labelled(
+                w.Dropdown, "precision", options=list(precisions_of(model))
+            ),
         }
         self.aloud = _labelled(w.Checkbox, "play at once", value=True)
         self.generate = w.Button(description="Generate", button_style="primary")
