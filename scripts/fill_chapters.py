@@ -36,8 +36,9 @@ def names_of(statement: ast.stmt) -> list[str]:
     """The names that a top-level statement defines."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return [statement.name]
-    if isinstance(statement, ast.Assign):
-        targets = [part for target in statement.targets for part in ast.walk(target)]
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        targets = getattr(statement, "targets", None) or [statement.target]
+        targets = [part for target in targets for part in ast.walk(target)]
         # Not `Model` of `Model.generate = generate`: that name is only looked up.
         return [
             part.id

@@ -26,13 +26,16 @@ BUILT = [
     "model",
     "data",
     "sampling",
+    "onnx_engine",
     "decoding",
     "generation",
 ]
-# Of the training loop, chapter 9 shows what computes, not how a run is kept on disk.
+# Of the training loop, chapter 9 shows what computes, not how a run is kept on disk; of the
+# exported graph, chapter 13 shows the graph, not how its file is checked and written.
 SHOWN = {
+    "onnx_export": "BITS HIDDEN BLOCK OPSET IR_VERSION SMALL Graph round_blocks",
     "training": "learning_rate_at make_optimizers sum_of_losses nats_per_token Progress "
-    "training_step train"
+    "training_step train",
 }
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 BUILDING = [path for path in CHAPTERS if not path.stem.startswith("00")]

@@ -16,8 +16,9 @@ from tinyperceiver.teaching.speed import (
 # %% floor_ms: The floor, for any shape
 # *Warm-up.* Write `floor_ms(config, n, l, bits, bandwidth)`: the least milliseconds of a step, a
 # number. `config` is a `PerceiverConfig`; the hybrid layer holds `n` positions, each other layer
-# `l`. The weights of all products have `bits` bits, the embedding (read for the logits) and all
-# keys and values four bytes. Leave out norms and the one bias. `bandwidth` is in GB/s, 1e9 bytes a
+# `l`. The weights of all products have `bits` bits. (A scale of 32 bits for 32 weights of 8 bits
+# makes that 9.) The embedding, which is read for the logits, and all keys and values have four
+# bytes a number. Leave out norms and the one bias. `bandwidth` is in GB/s, 1e9 bytes a
 # second. A layer's attention has $4 D^2$ weights, its MLP twice the widening factor times $D^2$;
 # the hybrid layer's has `cross_attention_widening_factor`.
 # %% stub
@@ -134,6 +135,7 @@ def roofline_ms(rows, inputs, outputs, bits, bandwidth, peak):
 
 
 # %% to_int8: A scale for each output
+# The blocks of this chapter have 32 weights. Here a block is a whole row.
 # Write `to_int8(weight)` for a float tensor `weight`, (out, in). Return two tensors: `rounded`,
 # (out, in), of `torch.int8`, and `scale`, (out,), so that `rounded * scale[:, None]` is as near to
 # `weight` as 8 bits allow. The largest number of each row, by size, becomes 127 or -127; hence no

@@ -26,12 +26,12 @@ __all__ = [
     "check_roofline_ms",
     "check_to_int8",
     "draw_batches",
+    "draw_graph",
     "draw_race",
     "draw_rates",
     "draw_roofline",
     "draw_shares",
     "draw_waterfall",
-    "recorded_compilation",
     "recorded_nats",
     "recorded_speed",
 ]
@@ -48,18 +48,48 @@ def recorded_speed() -> dict:
     return recorded_numbers("runs/speed/generation.json")
 
 
-def recorded_compilation() -> dict[str, dict[str, float]]:
-    """What `benchmarks/compilation.py` measured: precision -> figures."""
-    record = recorded_numbers("runs/speed/compilation.json")
-    return {name: row for name, row in record.items() if isinstance(row, dict)}
-
-
 def recorded_nats() -> dict:
     """Held-out nats per token in each precision, from `benchmarks/precision.py`."""
     return recorded_numbers("runs/tiny/precision.json")
 
 
 # Figures
+
+
+def draw_graph() -> "Figure":
+    """What a decoding step's graph takes and gives, and what its caller does."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyBboxPatch
+
+    fig, ax = plt.subplots(figsize=(6.4, 3.1))
+    ax.set(xlim=(0, 10), ylim=(0, 5))
+    ax.axis("off")
+
+    def box(x: float, y: float, half_height: float, text: str, color: str) -> None:
+        low = (x - 1.3, y - half_height)
+        style = {"boxstyle": "round,pad=0.1", "edgecolor": INK}
+        ax.add_patch(FancyBboxPatch(low, 2.6, 2 * half_height, fc=color, **style))
+        ax.text(x, y, text, ha="center", va="center")
+
+    def arrow(start: tuple, end: tuple, **style: object) -> None:
+        style = {"arrowstyle": "-|>", "color": INK, "lw": 1.2} | style
+        ax.annotate("", end, start, arrowprops=style)
+
+    taken = {4.0: "tokens, positions", 2.5: "masks", 1.0: "rings of keys\nand values"}
+    given = {4.0: "logits", 1.0: "new keys\nand values"}
+    box(5, 2.5, 1.0, "the graph\nand its weights", BLUE + "55")
+    for y, text in taken.items():
+        box(1.45, y, 0.35, text, "none")
+        arrow((2.85, y), (3.6, 2.5 + 0.4 * (y - 2.5)))
+    for y, text in given.items():
+        box(8.55, y, 0.35, text, "none")
+        arrow((6.4, 2.5 + 0.4 * (y - 2.5)), (7.15, y))
+    dashed = {"ls": "--", "color": ORANGE}
+    arrow((8.2, 4.45), (1.8, 4.45), connectionstyle="arc3,rad=0.05", **dashed)
+    arrow((8.2, 0.55), (1.8, 0.55), connectionstyle="arc3,rad=-0.05", **dashed)
+    ax.text(5, 4.7, "choose a token", ha="center", color=ORANGE)
+    ax.text(5, 0.3, "write them into the rings", ha="center", va="top", color=ORANGE)
+    return fig
 
 
 def draw_race(due: Sequence[float], rates: Sequence[float]) -> "Figure":
