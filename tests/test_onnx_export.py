@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import PATIENCE
 from models import random_tokens, small_model
 
 from tinyperceiver import onnx_export
@@ -202,18 +203,29 @@ def test_blocks_are_rounded_to_the_nearest(bits, channels):
 
 def test_the_player_of_the_page_plays_what_generate_adds(tmp_path):
     """In a Python that has neither this package nor PyTorch."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert f"in {len(code.strip().splitlines())} lines" in PAGE.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert f"in {len(code.strip().splitlines())} lines" in page
     code += "assert not {'tinyperceiver', 'torch', 'onnx'} & sys.modules.keys()\n"
     (tmp_path / "player.py").write_text(code, encoding="utf-8")
+
+    def play(*arguments: object) -> list[int]:
+        command = [sys.executable, "player.py", *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=PATIENCE
+        )
+        return [int(token) for token in result.stdout.split()]
+
     model = small_model()
     export_onnx(model, tmp_path / "small.onnx")
     prompt = random_tokens(1, 9)
     for num_latents in (1, 4):
-        arguments = ["small.onnx", num_latents, 40, *prompt[0].tolist()]
-        command = [sys.executable, "player.py", *map(str, arguments)]
-        result = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-        )
         expected = model.generate(prompt, max_new_tokens=40, num_latents=num_latents)
-        assert [int(token) for token in result.stdout.split()] == expected[0, 9:].tolist()
+        found = play("small.onnx", num_latents, 40, *prompt[0].tolist())
+        assert found == expected[0, 9:].tolist()
+
+    # The command of the page, and what it says that this prints.
+    export_onnx(from_pretrained(PerceiverAR, "tiny"), tmp_path / "tiny.onnx")
+    (arguments,) = re.findall(r"python player.py (.*)", page)
+    (printed,) = re.findall(r"^    ([\d ]+)$", page, re.MULTILINE)
+    assert play(*arguments.split()) == [int(token) for token in printed.split()]
