@@ -151,7 +151,7 @@ def test_a_second_run_does_nothing_and_a_damaged_result_is_made_again(source, tm
     before, times = bytes_of(out), [p.stat().st_mtime_ns for p in sorted(out.iterdir())]
     capsys.readouterr()
     run(source, out, workers=1)
-    assert capsys.readouterr().out == f"{out} is whole: nothing to do\n"
+    assert capsys.readouterr().out == f"{out} is complete: nothing to do\n"
     times[0] = sorted(out.iterdir())[0].stat().st_mtime_ns  # the lock
     assert [p.stat().st_mtime_ns for p in sorted(out.iterdir())] == times
     (out / "train.bin").write_bytes(before["train.bin"][:-2])
@@ -551,7 +551,8 @@ def test_of_ones_own_music_a_tenth_is_held_out(count, held_out, tmp_path, capsys
 def test_the_split_depends_on_the_music_alone(tmp_path):
     files = {f"{i}.mid": melody(i, 20) for i in range(12)}
     _, splits = own(write_folder(tmp_path / "source", files), tmp_path / "a")
-    renamed = {f"{i:03}/x.midi": data for i, data in enumerate(files.values())}
+    # Eleven characters, as a YouTube id has, and all the same.
+    renamed = {f"{i:03}/prelude-001.midi": data for i, data in enumerate(files.values())}
     _, again = own(write_folder(tmp_path / "renamed", renamed), tmp_path / "b")
     names = dict(zip(files, renamed, strict=True))
     assert {names[name]: found for name, found in splits.items()} == again

@@ -424,7 +424,7 @@ def _find_result(out: Path, **wanted: str) -> dict | None:
         if is_wanted and all(
             sha256_of(out / file["file"]) == file["sha256"] for file in files
         ):
-            print(f"{out} is whole: nothing to do")
+            print(f"{out} is complete: nothing to do")
             return manifest
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
@@ -533,8 +533,14 @@ def _line(split: str, row: dict) -> bytes:
     return ("\t".join(name) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _recordings(rows: list[Row], same: str) -> dict[str, list[Row]]:
-    """Rows by recording, each under a mark: copies and YouTube ids stay together."""
+def _recordings(
+    rows: list[Row], same: str, *, has_ids: bool = False
+) -> dict[str, list[Row]]:
+    """Group rows by recording, each under a mark: copies stay together.
+
+    With `has_ids` a name can end in a YouTube id, and files with the same id are of one
+    recording. Without it names mean nothing: `prelude-001` looks like an id, too.
+    """
     parent = {}
 
     def root_of(mark: str) -> str:
@@ -545,7 +551,7 @@ def _recordings(rows: list[Row], same: str) -> dict[str, list[Row]]:
 
     for row in rows:
         marks = [root_of(f"bytes {row[same]}")]
-        if found := YOUTUBE_ID.search(row["name"].split("/")[-1]):
+        if has_ids and (found := YOUTUBE_ID.search(row["name"].split("/")[-1])):
             marks.append(root_of(f"id {found[1]}"))
         # The larger stands for both: an id if there is one, in whatever order they come.
         parent[min(marks)] = max(marks)
@@ -562,7 +568,7 @@ def _place_of(mark: str) -> float:
 
 def _hold_out_few_of_many(rows: list[Row]) -> dict[str, int]:
     """A recording stays where it is, whatever other recordings are added."""
-    groups = _recordings(rows, "sha256")
+    groups = _recordings(rows, "sha256", has_ids=True)
     # A small folder, too, gets something to validate with, and something to train on.
     bound = max(VALID_SHARE, min(map(_place_of, groups)))
     return {
