@@ -1,5 +1,7 @@
 """Decoding by ONNX Runtime against the model: rings, windows, padding, precision."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from conftest import REFERENCE
@@ -202,6 +204,27 @@ def test_sessions_leave_with_their_model():
     assert len(onnx_engine._sessions) == before + 1
     del model
     assert len(onnx_engine._sessions) == before
+
+
+@pytest.mark.parametrize("precision", list(CPU_PRECISIONS))
+def test_a_decoder_keeps_the_weights_that_it_was_made_with(precision):
+    model, tokens = small_model(), random_tokens(1, 9)
+    decoder = OnnxDecoder(model, precision=precision)
+    before = [decoder.read(tokens[:, :8], 5), decoder.step(tokens[:, 8])]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2)
+    after = [decoder.read(tokens[:, :8], 5), decoder.step(tokens[:, 8])]
+    assert torch.equal(torch.stack(after), torch.stack(before))
+    other = OnnxDecoder(model, precision=precision).read(tokens[:, :8], 5)
+    assert not torch.allclose(other, before[0], rtol=0.1)
+
+
+def test_threads_share_a_session():
+    model = small_model()
+    with ThreadPoolExecutor(4) as pool:
+        sessions = set(pool.map(lambda _: id(session_of(model, 32)), range(8)))
+    assert len(sessions) == 1
 
 
 def test_the_model_is_left_as_it_is():

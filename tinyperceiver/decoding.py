@@ -41,9 +41,9 @@ def make_decoder(
 
     Args:
         model, batch_size, max_len: as in `Decoder`.
-        precision: of the weights. "float32", on any device, is the model's own
-            precision. "int8" and "int4" are for CPUs, see `Graph`; "half", 16 bits, is
-            for GPUs, see `Decoder`.
+        precision: of the weights. "float32" computes in float32 on a CPU, and in the
+            model's own dtype on a GPU. "int8" and "int4" are for CPUs, see `Graph`;
+            "half", 16 bits, is for GPUs, see `Decoder`.
 
     Raises:
         ValueError: no such precision, or not for this device.
@@ -250,8 +250,6 @@ class Decoder:
     def step(self, tokens: Tensor) -> Tensor:
         """One more token of each row, (B,) -> logits of the next, (B, V), float32.
 
-        From a recorded graph the result is overwritten by the next step.
-
         Raises:
             ValueError: no prompt was read, or `max_len` tokens were.
         """
@@ -263,7 +261,7 @@ class Decoder:
             return self._step(tokens)
         self.graph_tokens.copy_(tokens)
         self.graph.replay()
-        return self.graph_logits
+        return self.graph_logits.clone()  # the next step writes to the same place
 
     def _step(self, tokens: Tensor) -> Tensor:
         x = self.model.embedding(tokens.long())  # (B, D)

@@ -67,8 +67,9 @@ def generate(
             without `do_sample` the likeliest token of the whole vocabulary is taken.
         grammar: whether only what can be played may be chosen, see `Grammar`.
         window: "slide" or "refill".
-        precision: "float32" computes what the model computes. Fewer bits are faster and
-            less exact: "int8" and "int4" on a CPU, "half" on a GPU.
+        precision: "float32" computes what the model computes, on a CPU always in
+            float32. Fewer bits are faster and less exact: "int8" and "int4" on a CPU,
+            "half" on a GPU.
         use_cache: False computes every step afresh from the window, by the model
             itself: slow, the reference for all else; for "slide" until the latents are
             full.

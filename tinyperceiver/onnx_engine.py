@@ -4,6 +4,7 @@ Axis letters: B batch, n tokens, m prefix, l latents, N places of a ring, H head
 channels per head, V vocabulary; n = m + l.
 """
 
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -26,21 +27,24 @@ SPARE = 64  # places by which a ring grows, at least
 
 # A session has the weights of its model, packed as its processor reads them best.
 _sessions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_lock = threading.Lock()  # two threads must not pack the same weights
 
 
 def session_of(model: PerceiverAR, bits: int) -> "InferenceSession":
     """The model's graph, ready to run; made anew when the model has changed."""
     weights = [weight.detach() for weight in model.parameters()]
-    # A version counts changes, but not those by way of `.data`: these the sums notice.
+    # A version counts changes, but not those by way of `.data`: most of these change a
+    # sum. In 16 bits a sum would be too coarse to tell.
     version = [0 if w.is_inference() else w._version for w in model.parameters()]
     place = [(w.dtype, w.data_ptr()) for w in weights]
-    sums = [w.sum().item() for w in weights]
-    state = torch.get_num_threads(), version, place, sums
-    sessions = _sessions.setdefault(model, {})
-    if bits not in sessions or sessions[bits][0] != state:
-        sessions.pop(bits, None)  # the old weights leave before the new ones come
-        sessions[bits] = state, _make_session(Graph(model, bits))
-    return sessions[bits][1]
+    sums = [w.float().sum() for w in weights]
+    state = torch.get_num_threads(), version, place, torch.stack(sums).tolist()
+    with _lock:
+        sessions = _sessions.setdefault(model, {})
+        if bits not in sessions or sessions[bits][0] != state:
+            sessions.pop(bits, None)  # to free its memory before more is taken
+            sessions[bits] = state, _make_session(Graph(model, bits))
+        return sessions[bits][1]
 
 
 def _make_session(graph: Graph) -> "InferenceSession":
@@ -270,16 +274,18 @@ class OnnxDecoder:
         Raises:
             ValueError: no prompt was read, or `max_len` tokens were; or a token is not
                 in the vocabulary.
+            RuntimeError: not one token for each row.
         """
         if self.room < 1:
             most = "" if self.max_len is None else f", of less than {self.max_len}"
             raise ValueError(f"no room for a token: read a prompt first{most}")
         self._check_tokens(tokens)
+        tokens = tokens.reshape(self.batch_size, 1)
         self.room -= 1
         moved = [rings.open() for rings in (self.hybrid, self.latent)]
         if self.binding is None or any(moved):
             self._bind()
-        self.tokens[:, 0] = tokens
+        self.tokens.copy_(tokens)
         self.session.run_with_iobinding(self.binding)
         for rings, new in zip((self.hybrid, self.latent), self.new, strict=True):
             rings.close(*new)
