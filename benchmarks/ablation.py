@@ -20,9 +20,9 @@ The file of results is written anew after each run. What it compares are nats pe
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import statistics
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -160,10 +160,13 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
 
+    asked = {"seconds": arguments.seconds, "base": BASE.to_json()}
+    if results and any(results[name] != value for name, value in asked.items()):
+        sys.exit(f"{path} holds an ablation with another base or --seconds: name another file")
     if not results:
         threads = torch.get_num_threads()
         results |= {"made with": {"torch": torch.__version__, "threads": threads}}
-        results |= {"seconds": arguments.seconds, "base": BASE.to_json(), "changes": {}}
+        results |= asked | {"changes": {}}
         for name, speeds in measure_speeds(arguments.data).items():
             config = fill(replace(BASE, **CHANGES[name]), speeds, arguments.seconds)
             results["changes"][name] = {
@@ -196,5 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     main()

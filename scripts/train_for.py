@@ -62,12 +62,18 @@ def read_config(name: str) -> TrainingConfig:
 
 def join_parts(source: Path, split: str, path: Path) -> None:
     """Write the parts of a split, unpacked and in order, into one token file."""
-    pattern = re.compile(rf"{split}(-\d+)?\.bin(\.xz)?")
-    parts = [part for part in source.iterdir() if pattern.fullmatch(part.name)]
+    pattern = re.compile(rf"{split}(?:-(\d+))?\.bin(?:\.xz)?")
+    parts = {}
+    for part in source.iterdir():
+        if found := pattern.fullmatch(part.name):
+            number = int(found[1] or 1)
+            if number in parts:
+                raise ValueError(f"{part} and {parts[number]} are the same part: remove one")
+            parts[number] = part
     if not parts:
         raise FileNotFoundError(f"{source} holds no {split}.bin and no {split}.bin.xz")
     with open(path, "wb") as whole:
-        for part in sorted(parts, key=lambda part: part.name.split(".")[0]):
+        for _, part in sorted(parts.items()):
             with lzma.open(part) if part.suffix == ".xz" else open(part, "rb") as file:
                 shutil.copyfileobj(file, whole, 1 << 20)
 

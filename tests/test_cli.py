@@ -447,7 +447,7 @@ def test_training_says_whether_it_is_done(folder, run):
     Path("small.json").write_text(json.dumps(config | {"num_windows": 2}))
     command = ("train", "--config", "small.json", "--data", ".", "--accelerator", "cpu")
     code, out, _ = run(*command, "--stop-after", "1")
-    assert code == 0 and re.search(r"small: [\d,]+ parameters, paused; the same command", out)
+    assert code == 0 and re.search(r"small: [\d,]+ parameters, paused after 1 of 2 steps", out)
     code, out, _ = run(*command)
     assert code == 0 and re.search(r"small/model: .*, all 2 steps; .*best has the lowest", out)
     with pytest.raises(CheckpointError, match=r"a run of training: its models are .*best and"):
@@ -501,7 +501,7 @@ def test_fine_tuning_says_what_was_gained_and_how_to_hear_it(music, run):
     command = ("train", "--from", "./small", "--data", "mine", "--accelerator", "cpu")
     code, out, err = run(*command, "--stop-after", 2)
     assert code == 0, err
-    assert re.search(r"runs/mine: [\d,]+ parameters, paused; the same command goes on", out)
+    assert re.search(r"runs/mine: [\d,]+ parameters, paused after 2 of \d+ steps; .* without", out)
     code, out, err = run(*command)
     assert code == 0, err
     gain, hear = out.splitlines()[-2:]

@@ -33,6 +33,13 @@ def test_it_measures_every_target_of_its_windows(tmp_path):
     assert found == evaluate(model, data, num_windows=9, prefix_len=8, num_latents=4)
 
 
+def test_it_measures_without_dropout_and_leaves_the_mode(tmp_path):
+    model, data = small_model(residual_dropout=0.5), write(tmp_path / "valid.bin", 40, 27, 30)
+    expected = evaluate(model.eval(), data)
+    assert evaluate(model.train(), data) == expected
+    assert all(module.training for module in model.modules())
+
+
 def test_the_error_is_that_of_pieces(tmp_path):
     model, data = small_model(), write(tmp_path / "valid.bin", 40, 40, 40)
     found = evaluate(model, data, num_windows=21, prefix_len=8, num_latents=4)

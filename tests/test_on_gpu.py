@@ -175,6 +175,13 @@ def test_a_run_is_made_as_long_as_the_time(data):
 def test_parts_are_joined_in_order(data, tmp_path):
     train_for.join_parts(data, "train", tmp_path / "train.bin")
     assert (tmp_path / "train.bin").read_bytes() == scale_pieces(0, 4) + scale_pieces(1, 6)
+    for number in (10, 9):
+        (tmp_path / f"many-{number}.bin").write_bytes(bytes([number]))
+    train_for.join_parts(tmp_path, "many", tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == bytes([9, 10])
+    (tmp_path / "many-9.bin.xz").write_bytes(lzma.compress(b"again"))
+    with pytest.raises(ValueError, match="are the same part: remove one"):
+        train_for.join_parts(tmp_path, "many", tmp_path / "joined")
     with pytest.raises(FileNotFoundError, match=r"holds no test\.bin and no test\.bin\.xz"):
         train_for.join_parts(data, "test", tmp_path / "test.bin")
 

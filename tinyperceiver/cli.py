@@ -50,7 +50,10 @@ def options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show it."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -289,7 +292,8 @@ def export(
     attention_weights: Annotated[
         bool,
         typer.Option(
-            "--attention-weights", help="Let it give those of the first layer, too."
+            "--attention-weights",
+            help="Also output the attention weights of the first layer.",
         ),
     ] = False,
     revision: Annotated[
@@ -512,7 +516,7 @@ def evaluate(
         num_latents=num_latents,
         progress=True,
     )
-    spread = "one piece tells nothing about others"
+    spread = "no standard error: all windows are from one piece"
     if found.pieces > 1:
         spread = f"standard error {found.error:.3f}, by piece"
     print(
@@ -691,7 +695,10 @@ def train(
                 f"--checkpoint {shlex.quote(str(out / 'best'))}"
             )
         else:
-            print(f"{out}: {size}, paused; the same command goes on")
+            print(
+                f"{out}: {size}, paused after {stop_after:,} of {run.steps:,} steps; "
+                f"the same command without --stop-after continues"
+            )
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

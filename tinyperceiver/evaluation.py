@@ -96,10 +96,10 @@ def evaluate(
     num_latents: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Measure nats per token of a model in eval mode, always on the same windows.
+    """Measure nats per token of a model, without dropout, always on the same windows.
 
     Args:
-        model: on any device.
+        model: on any device; its mode stays as it is.
         data: pieces that it was not trained on, e.g. valid.bin.
         num_windows, prefix_len, num_latents: of the windows; by default what
             `fit_windows` chooses.
@@ -124,11 +124,16 @@ def evaluate(
     device = next(model.parameters()).device
     rows = fixed_windows(data, *windows).split(1)
     nats = np.empty(len(rows))
-    for i, row in enumerate(tqdm(rows, unit="window", disable=not progress)):
-        here = Batch(
-            row.tokens.to(device), row.targets.to(device), None, row.prefix_len
-        )
-        nats[i] = nats_per_token(model, here)
+    was_training = model.training
+    model.eval()
+    try:
+        for i, row in enumerate(tqdm(rows, unit="window", disable=not progress)):
+            here = Batch(
+                row.tokens.to(device), row.targets.to(device), None, row.prefix_len
+            )
+            nats[i] = nats_per_token(model, here)
+    finally:
+        model.train(was_training)
     piece = fixed_windows(_PieceNumbers(data), *windows).tokens[:, 0].numpy()
     return Evaluation(
         *mean_and_error(nats, piece), len(rows), len(np.unique(piece)), *windows[1:]

@@ -407,7 +407,9 @@ def training_step(
     # Float16 alone has a state, its scale: overflow is expected, and the step left out.
     is_scaled = bool(fabric.strategy.precision.state_dict())
     if not math.isfinite(loss) or not (is_scaled or norm.isfinite()):
-        raise FloatingPointError(f"loss {loss / tokens}, length of gradient {norm}")
+        raise FloatingPointError(
+            f"loss {loss / max(tokens, 1)}, length of gradient {norm}"
+        )
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
