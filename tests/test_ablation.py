@@ -37,12 +37,13 @@ def test_it_measures_runs_and_goes_on(tmp_path, monkeypatch):
     path = tmp_path / "runs" / "results.json"
 
     def start(*more: str) -> dict:
-        arguments = [str(tmp_path), str(tmp_path / "work"), "--json", str(path), *more]
-        monkeypatch.setattr(sys, "argv", ["ablation.py", "--processes", "1", *arguments])
+        arguments = [str(tmp_path), str(tmp_path / "work"), "--json", str(path)]
+        arguments += ["--processes", "1", "--seconds", "0.2", *more]
+        monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
         ablation.main()
         return json.loads(path.read_text())
 
-    measured = start("--seconds", "0.2", "--speeds")["changes"]
+    measured = start("--speeds")["changes"]
     assert measured["none"]["seconds_per_step"] == measured["cosine"]["seconds_per_step"]
     assert measured["AdamW"]["seconds_per_step"] != measured["none"]["seconds_per_step"]
     assert {len(row["stages"]) for row in measured.values()} == {2}
@@ -60,3 +61,5 @@ def test_it_measures_runs_and_goes_on(tmp_path, monkeypatch):
     path.write_text(json.dumps(missing))
     monkeypatch.setattr(ablation, "SEEDS", (1,))
     assert start()["changes"]["cosine"]["held_out"].keys() == {"0", "1"}
+    with pytest.raises(SystemExit, match="holds an ablation with another base or --seconds"):
+        start("--seconds", "1")

@@ -530,13 +530,16 @@ def test_fine_tuning_with_a_plan_of_ones_own(music, run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "tiny", "none"), "none cannot be read as a token file"),
-        (("evaluate", "tiny", "small"), "valid.bin cannot be read as a token file"),
+        (("evaluate", "tiny", "none"), "none does not exist; tinyperceiver prepare makes it"),
+        (("evaluate", "tiny", "small"), "valid.bin does not exist; tinyperceiver prepare makes it"),
         (("evaluate", "./none", "mine"), "none is not a folder with a checkpoint"),
         (("evaluate", "./small", "mine", "--prefix", 40), "prefix_len"),
         (("evaluate", "./small", "mine", "--windows", 999), "mine/valid.bin has 32 windows of 49"),
         (("train", "--data", "mine"), "give --from MODEL to fine-tune a model, or --config NAME"),
-        (("train", "--from", "tiny", "--data", "none"), "none/train.bin cannot be read as a token"),
+        (
+            ("train", "--from", "tiny", "--data", "none"),
+            "none/train.bin does not exist; tinyperceiver",
+        ),
         (("train", "--from", "./none", "--data", "mine"), "none is not a folder with a checkpoint"),
         (
             ("train", "--from", "./small", "--config", "tiny", "--data", "mine"),

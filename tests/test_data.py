@@ -63,7 +63,7 @@ def test_an_empty_piece_is_a_piece(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, "No such file"),
+        (None, "does not exist; tinyperceiver prepare"),
         (b"", "empty"),
         (b"\1\0\2\0\3", "multiple|size|buffer"),
         (np.array([1, 2], "<i2").tobytes(), "does not end with -1"),

@@ -177,6 +177,10 @@ def test_another_dataset_does_not_replace_what_is_there(source, tmp_path):
     with pytest.raises(ValueError, match=rf"holds the tokens of {source.name!r}, not of 'mine'"):
         run(mine, out)
     assert bytes_of(out) == before
+    namesake = write_folder(tmp_path / "other" / source.name, {"a.mid": melody(1)})
+    with pytest.raises(ValueError, match=rf"holds the tokens of another {source.name!r}, not of"):
+        run(namesake, out)
+    assert bytes_of(out) == before
     with pytest.raises(ValueError, match=r"none\.zip does not exist"):
         run(tmp_path / "none.zip", tmp_path / "new")
 

@@ -700,7 +700,7 @@ def test_another_run_is_not_continued(folder, tmp_path, cpu):
     shutil.copy(folder / "train.bin", other / "valid.bin")
     with pytest.raises(TrainingError, match=r"holds a run with other valid\.bin"):
         train(CONFIG, other, out, fabric=cpu)
-    with pytest.raises(DataError, match=r"train\.bin cannot be read"):
+    with pytest.raises(DataError, match=r"train\.bin does not exist"):
         train(CONFIG, tmp_path, tmp_path / "new", fabric=cpu)
     assert not (tmp_path / "new").exists()
 

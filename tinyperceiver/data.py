@@ -61,6 +61,10 @@ class TokenFile:
             if not self.path.stat().st_size:
                 raise ValueError("it is empty, as if too few pieces were prepared")
             self.tokens = np.memmap(self.path, dtype="<i2", mode="r")
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.path} does not exist; tinyperceiver prepare makes it"
+            ) from error
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path} cannot be read as a token file: {error} "

@@ -249,7 +249,6 @@ def _prepare(
         if not is_needed and (finished := _find_result(out, **wanted)):
             return finished
         path, origin = _find_source(source, out, sha256)
-        _refuse_to_replace(out, origin)
         try:
             opened = open_source(path)
         except ArchiveError as error:
@@ -262,6 +261,7 @@ def _prepare(
         pieces = list_pieces(opened)
         if not pieces:
             raise ValueError(f"{source} holds no MIDI files (.mid)")
+        _refuse_to_replace(out, origin, pieces)
         split_of = _split_by_folder(pieces, source)
         head = _describe(origin, rule.options if split_of is None else None, encode)
         listed = json.dumps([head, pieces, UNIT_FILES, UNIT_BYTES]).encode()
@@ -398,14 +398,24 @@ def _describe(origin: dict, shares: dict | None, encode: Callable) -> dict:
     }
 
 
-def _refuse_to_replace(out: Path, origin: dict) -> None:
-    """Hours of work are not lost for an `out` that someone forgot to name."""
-    before = None
-    with suppress(OSError, ValueError, KeyError, TypeError):
+def _refuse_to_replace(out: Path, origin: dict, pieces: list[Piece]) -> None:
+    """Refuse to lose hours of work for an `out` that someone forgot to name.
+
+    The manifest has the last part of the source's path, which two sources may share. But
+    then they hardly ever share the name of a piece.
+    """
+    try:
         before = json.loads((out / "manifest.json").read_bytes())["source"]["name"]
-    if before not in (None, origin["name"]):
+        table = (out / "pieces.tsv").read_bytes().splitlines()[1:]
+        names = {line.split(b"\t")[1] for line in table}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return
+    now = {_in_table(piece.name) for piece in pieces}
+    if before != origin["name"] or (names and names.isdisjoint(now)):
+        other = "" if before != origin["name"] else "another "
+        other += repr(before)
         raise ValueError(
-            f"{out} holds the tokens of {before!r}, not of {origin['name']!r}: name another "
+            f"{out} holds the tokens of {other}, not of {origin['name']!r}: name another "
             f"folder with --out, or remove this one"
         )
 
@@ -528,9 +538,12 @@ def _pieces_of(path: Path) -> Iterator[tuple[Row, np.ndarray]]:
 def _line(split: str, row: dict) -> bytes:
     seconds = f"{row['steps'] / STEPS_PER_SECOND:.2f}"
     fields = (split, row["name"], row["tokens"], row["notes"], seconds, row["sha256"])
+    return b"\t".join(_in_table(str(field)) for field in fields) + b"\n"
+
+
+def _in_table(field: str) -> bytes:
     # A name in a folder may be any bytes.
-    name = [re.sub(r"[\t\r\n]", " ", str(field)) for field in fields]
-    return ("\t".join(name) + "\n").encode("utf-8", "backslashreplace")
+    return re.sub(r"[\t\r\n]", " ", field).encode("utf-8", "backslashreplace")
 
 
 def _recordings(
