@@ -216,8 +216,9 @@ def test_the_reference_model():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_does_not_fit_is_refused():
-    decoder, tokens = Decoder(small_model(), batch_size=2, max_len=6), random_tokens(2, 8)
+@pytest.mark.parametrize("engine", [Decoder, OnnxDecoder])
+def test_what_does_not_fit_is_refused(engine):
+    decoder, tokens = engine(small_model(), batch_size=2, max_len=6), random_tokens(2, 8)
     with pytest.raises(ValueError, match="read a prompt first"):
         decoder.step(tokens[:, 0])
     with pytest.raises(ValueError, match="for 2 rows, not 1"):
@@ -232,8 +233,9 @@ def test_what_does_not_fit_is_refused():
     decoder.step(tokens[:, 5])
 
 
-def test_after_a_failed_read_nothing_is_answered():
-    decoder, tokens = Decoder(small_model(), batch_size=2), random_tokens(2, 5)
+@pytest.mark.parametrize("engine", [Decoder, OnnxDecoder])
+def test_after_a_failed_read_nothing_is_answered(engine):
+    decoder, tokens = engine(small_model(), batch_size=2), random_tokens(2, 5)
     decoder.read(tokens, 3)
     with pytest.raises(RuntimeError):
         decoder.read(tokens, 3, torch.zeros(2, 9, dtype=torch.bool))

@@ -273,31 +273,6 @@ def test_a_window_that_the_model_does_not_take_is_refused():
         OnnxDecoder(small_model()).read(random_tokens(1, 12), 3)
 
 
-def test_what_does_not_fit_is_refused():
-    decoder, tokens = OnnxDecoder(small_model(), batch_size=2, max_len=6), random_tokens(2, 8)
-    with pytest.raises(ValueError, match="read a prompt first"):
-        decoder.step(tokens[:, 0])
-    with pytest.raises(ValueError, match="for 2 rows, not 1"):
-        decoder.read(tokens[:1, :5], 3)
-    with pytest.raises(ValueError, match="8 tokens do not fit: max_len is 6"):
-        decoder.read(tokens, 5)
-    decoder.read(tokens[:, :5], 3)
-    decoder.step(tokens[:, 5])
-    with pytest.raises(ValueError, match="no room for a token"):
-        decoder.step(tokens[:, 6])
-    decoder.read(tokens[:, :5], 3)  # a prompt makes room again
-    decoder.step(tokens[:, 5])
-
-
-def test_after_a_failed_read_nothing_is_answered():
-    decoder, tokens = OnnxDecoder(small_model(), batch_size=2), random_tokens(2, 5)
-    decoder.read(tokens, 3)
-    with pytest.raises(RuntimeError):
-        decoder.read(tokens, 3, torch.zeros(2, 9, dtype=torch.bool))
-    with pytest.raises(ValueError, match="read a prompt first"):
-        decoder.step(tokens[:, 0])
-
-
 @pytest.mark.parametrize("token", [-1, 40])
 def test_tokens_outside_the_vocabulary_are_refused(token):
     decoder = OnnxDecoder(small_model())
