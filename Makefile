@@ -5,6 +5,7 @@
 #   make book PYTHON=python3.13     with another Python, 3.11 or newer
 #   make test PYTEST="-k tokenizer" with options for pytest
 #   make test-package               the package's own tests: no book is built, no notebook is run
+#   make test-notebooks             run the notebooks again, and compare what they print
 #   make test-everywhere            what computes, as processors of other kinds would
 #   make chapters                   copy package code and exercises into the chapters, run those
 
@@ -47,14 +48,15 @@ AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 
 # A notebook for each core, on one thread: the build runs them on all threads.
 NBVAL := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
-	--nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 600 \
+	--nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg book/*.ipynb
 
 SOURCES := _config.yml _toc.yml $(shell find book tinyperceiver -type f \
 	-not -path '*/_build/*' -not -path '*/_vendor/*' -not -path '*/__pycache__/*' \
 	-not -path '*/.*' -not -name '* *')
 
-.PHONY: help book test test-package test-numbers test-avx2 test-everywhere chapters install format clean FORCE
+.PHONY: help book test test-notebooks test-package test-numbers test-avx2 test-everywhere chapters \
+	install format clean FORCE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -68,10 +70,11 @@ install: $(INSTALLED)
 # Every warning is an error, and the notebooks are run: what a page shows is what happened.
 $(BUILT): $(INSTALLED) $(VENDORED) $(SOURCES)
 	@echo "== Running the notebooks and building the pages (a few minutes)"
-	@mkdir -p book/_build && rm -rf $(HTML)
+	@rm -rf book/_build && mkdir -p book/_build
+	digest=$$($(BIN)/python tests/nbval_replay.py) && \
 	$(OFFLINE) $(BIN)/jupyter-book build book --config _config.yml --toc "$(CURDIR)/_toc.yml" \
-		--path-output book -W -n --keep-going --all
-	@touch $@
+		--path-output book -W -n --keep-going --all && \
+	echo $$digest > $@
 	@echo "== The book: $(HTML)/index.html"
 
 test: $(BUILT)
@@ -80,16 +83,19 @@ test: $(BUILT)
 	$(BIN)/ruff format --check .
 	@echo "== The package, the repository and the built pages"
 	$(BIN)/python -m pytest $(PYTEST)
+	@echo "== The notebooks: every output that the build printed against the committed one"
+	PYTHONPATH=tests $(NBVAL) -p nbval_replay
+
+test-notebooks: $(INSTALLED)
 	@echo "== The notebooks: every printed output against the committed one"
-	$(NBVAL)
+	$(NBVAL) --nbval
 
 test-package: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not pages" $(PYTEST)
 
 # Rounding and kernels differ between processors; nothing that is printed or promised may.
-test-numbers: $(INSTALLED)
+test-numbers: test-notebooks
 	$(BIN)/python -m pytest -m numeric
-	$(NBVAL)
 
 test-avx2:
 	@echo "== What computes, with AVX2 alone"

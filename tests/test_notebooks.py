@@ -1,11 +1,13 @@
 """The committed notebooks: run from top to bottom, light, and readable without the pictures.
 
-What they print is compared by nbval, which `make test` runs on them; that it would notice a wrong
-number, and would not stumble over embedded sound, is tested here.
+What they print is compared by nbval, outside these tests: `make test-notebooks` runs them for that,
+`make test` takes what the build printed (`nbval_replay.py`). That both would notice a wrong number,
+and would not stumble over embedded sound, is tested here.
 """
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import nbformat
 import pytest
 import yaml
 from conftest import PATIENCE
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from nbval_replay import digest_of
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
@@ -173,21 +178,27 @@ def test_a_planted_fault_is_named(fault):
     assert len(found) == 1 and fault in found[0], found
 
 
-def nbval_on(notebook: nbformat.NotebookNode, folder: Path) -> subprocess.CompletedProcess:
-    """nbval's verdict, as `make test` asks for it."""
-    path = folder / "planted.ipynb"
+def nbval_on(notebook: nbformat.NotebookNode, root: Path, *plugin: str) -> str:
+    """What nbval says of `root/book/planted.ipynb`, asked as `make test-notebooks` asks, or with
+    the plugin as `make test` does.
+    """
+    path = root / "book" / "planted.ipynb"
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, path)
-    options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", str(PATIENCE)]
+    options = ["--nbval-current-env", "--nbval-cell-timeout", str(PATIENCE)]
     options += ["--nbval-kernel-startup-timeout", str(PATIENCE)]
-    sanitize = ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *sanitize]
-    return subprocess.run(
-        [*command, "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(path)],
+    options += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+    options += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(root)]
+    options += plugin or ["--nbval"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
         text=True,
-        cwd=folder,
+        cwd=root,
         timeout=2 * PATIENCE,
     )
+    return done.stdout + done.stderr
 
 
 def test_nbval_compares_numbers_but_not_media(tmp_path):
@@ -201,12 +212,93 @@ def test_nbval_compares_numbers_but_not_media(tmp_path):
         output(cell, nbformat.v4.new_output("execute_result", data=shown))
         notebook.cells.append(cell)
     right = nbval_on(notebook, tmp_path)
-    assert "1 failed, 3 passed" in right.stdout, right.stdout
-    assert "Cell 3" in right.stdout.split("short test summary")[-1], right.stdout
+    assert "1 failed, 3 passed" in right, right
+    assert "Cell 3" in right.split("short test summary")[-1], right
     notebook.cells = notebook.cells[:3]
     notebook.cells[2].outputs[0].text = "3\n"
     wrong = nbval_on(notebook, tmp_path)
-    assert "1 failed, 1 passed" in wrong.stdout, wrong.stdout
+    assert "1 failed, 1 passed" in wrong, wrong
+
+
+# The same without running what the build has run
+
+
+def build(notebook: nbformat.NotebookNode, root: Path) -> None:
+    """Leave what `make book` leaves of a notebook that gave the outputs in it."""
+    folder = root / "book" / "_build"
+    folder.mkdir(parents=True)
+    copy = CacheBundleIn(notebook, "planted.ipynb")
+    get_cache(folder / ".jupyter_cache").cache_notebook_bundle(copy, check_validity=False)
+    (folder / ".built").write_text(digest_of.__wrapped__(root) + "\n")
+
+
+def cells_with_numbers(notebook: nbformat.NotebookNode, is_exempt: bool) -> list[dict]:
+    """The streams of cells that nbval compares, or that it does not."""
+    return [
+        output
+        for cell in notebook.cells
+        if ("nbval-ignore-output" in cell.metadata.get("tags", [])) == is_exempt
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and re.search(r"\d", output.text)
+    ]
+
+
+@pytest.mark.parametrize(("is_exempt", "failed"), [(False, 1), (True, 0)])
+def test_a_stale_number_fails_without_a_run_unless_it_is_exempt(is_exempt, failed, tmp_path):
+    notebook = nbformat.read(BOOK / "05_attention.ipynb", as_version=4)
+    build(notebook, tmp_path)
+    stale = cells_with_numbers(notebook, is_exempt)[-1]
+    stale.text = re.sub(r"\d", lambda digit: str(9 - int(digit[0])), stale.text, count=1)
+    said = nbval_on(notebook, tmp_path, "-p", "nbval_replay")
+    assert "as the build ran them: 1" in said, said
+    count = sum(cell.cell_type == "code" for cell in notebook.cells)
+    verdict = f"{failed} failed, {count - failed} passed" if failed else f"{count} passed"
+    assert verdict in said, said
+
+
+def change_package(root: Path, notebook: nbformat.NotebookNode) -> None:
+    (root / "tinyperceiver" / "rotary.py").write_text("TURNS = 2\n")
+
+
+def change_code(root: Path, notebook: nbformat.NotebookNode) -> None:
+    notebook.cells[2].source = "print(1 + 1)  # changed"
+
+
+def change_nothing(root: Path, notebook: nbformat.NotebookNode) -> None:
+    notebook.cells[1].source = "Other text."
+
+
+@pytest.mark.parametrize("change", [change_nothing, change_package, change_code])
+def test_what_changed_since_the_build_is_run(change, tmp_path):
+    """Which outputs were compared shows in a copy that a run would not give."""
+    (tmp_path / "tinyperceiver").mkdir()
+    (tmp_path / "tinyperceiver" / "rotary.py").write_text("TURNS = 1\n")
+    notebook = sound_notebook()
+    notebook.cells[2].outputs[0].text = "3\n"
+    build(notebook, tmp_path)
+    change(tmp_path, notebook)
+    said = nbval_on(notebook, tmp_path, "-p", "nbval_replay")
+    expected = "2 passed" if change is change_nothing else "1 failed, 1 passed"
+    assert expected in said, said
+
+
+def test_the_digest_is_of_all_that_notebooks_read(tmp_path, monkeypatch):
+    digest = digest_of.__wrapped__
+    files = ["tinyperceiver/rotary.py", "tinyperceiver/assets/a.mid", "book/runs/tiny/log.jsonl"]
+    unread = ["book/a.ipynb", "book/_build/b.py", "book/.c", "tinyperceiver/__pycache__/d.pyc"]
+    seen = [digest(tmp_path)]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        for content in ("a", "b"):
+            (tmp_path / name).write_text(content)
+            seen.append(digest(tmp_path))
+    monkeypatch.setattr("nbval_replay.distributions", lambda: [])
+    seen.append(digest(tmp_path))
+    assert len(set(seen)) == len(seen) == 8
+    for name in unread:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    assert digest(tmp_path) == seen[-1]
 
 
 def test_the_chapters_begin_alike():

@@ -151,10 +151,10 @@ def test_the_workflow_covers_pythons_processors_and_systems():
         [step["run"] for step in jobs[name]["steps"] if "run" in step]
         for name in ("build", "package")
     )
-    assert {"make book", "make test", "make test-avx2"} <= set(build)
+    assert {"make book", "make test", "make test-notebooks", "make test-avx2"} <= set(build)
     assert "make test-package" in package
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in ("book", "test", "test-avx2", "test-package"):
+    for target in ("book", "test", "test-notebooks", "test-avx2", "test-package"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
