@@ -34,9 +34,15 @@ from tinyperceiver.ngrams import NGramModel, ngram_keys
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.rotary import rotation_at
 from tinyperceiver.sampling import choose_tokens
-from tinyperceiver.teaching.counting import EDGES, KINDS
-from tinyperceiver.teaching.hybrid import attention_weights
-from tinyperceiver.teaching.learnt import NUMBERS, likeness, likeness_by_lag, numbers_of, profiles
+from tinyperceiver.teaching.measuring import (
+    NUMBERS,
+    attention_weights,
+    likeness,
+    likeness_by_lag,
+    numbers_of,
+    profiles,
+)
+from tinyperceiver.teaching.music import EDGES, KINDS
 from tinyperceiver.tokenizer import (
     NUM_EVENTS,
     STEPS_PER_SECOND,

@@ -24,7 +24,8 @@ from tinyperceiver.model import PerceiverAR, PerceiverConfig
 from tinyperceiver.ngrams import NGramModel
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.rotary import rotation_at
-from tinyperceiver.teaching import learnt, records
+from tinyperceiver.teaching import learnt, measuring, records
+from tinyperceiver.teaching.music import played
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
     NUM_EVENTS,
@@ -367,7 +368,7 @@ def test_one_command_measures_all(model, music, tmp_path, monkeypatch, threads):
     assert all(len(lengths) == 3 for lengths in found["copies"].values())
     assert found["numbers"].keys() == {"model", "order 3", "real"}
     for by_name in found["numbers"].values():
-        assert list(by_name) == list(learnt.NUMBERS)
+        assert list(by_name) == list(measuring.NUMBERS)
         assert all(len(values) == 3 for values in by_name.values())
     form = found["form"]
     assert form["likeness"].keys() == {"model", "model, every token", "real"}
@@ -423,7 +424,7 @@ def wait(seconds: float) -> list[int]:
 
 def test_played_as_the_tokens_say():
     tokens = [on(60), *wait(0.5), off(60), on(62), *wait(1.25), on(62), off(70), *wait(0.25)]
-    music = learnt.played(tokens)
+    music = played(tokens)
     assert music.start.tolist() == [0, 0.5, 1.75]
     assert music.end.tolist() == [0.5, 1.75, 2.0]
     assert music.pitch.tolist() == [60, 62, 62]
@@ -434,7 +435,7 @@ def test_played_as_the_tokens_say():
 def test_played_agrees_with_the_decoder_on_real_music(music):
     for tokens in music:
         notes = decode_midi(tokens.tolist()).instruments[0].notes
-        found = learnt.played(tokens)
+        found = played(tokens)
         assert not found.is_open.any() and not found.is_loose.any()
         mine = sorted(zip(found.start.round(2), found.end.round(2), found.pitch, strict=True))
         theirs = sorted((round(n.start, 2), round(n.end, 2), n.pitch) for n in notes)
@@ -447,7 +448,7 @@ def test_numbers_of_a_known_bar():
     for pitch in (60, 62, 64, 65) * 3:
         bar += [on(pitch), *wait(0.5), off(pitch), *wait(0.5)]
     tokens = [*prompt, *bar, off(41), off(40)]
-    found = learnt.numbers_of(tokens, len(prompt))
+    found = measuring.numbers_of(tokens, len(prompt))
     assert found["notes"] == pytest.approx(1)
     assert found["note length"] == pytest.approx(0.5)
     assert found["keys down"] == pytest.approx(1.5)
@@ -460,11 +461,11 @@ def test_numbers_of_a_known_bar():
 
 def test_stuck_keys_and_silence_are_found():
     tokens = [on(60), *wait(6), on(62), off(62), *wait(2)]
-    found = learnt.numbers_of(tokens, 0)
+    found = measuring.numbers_of(tokens, 0)
     assert found["stuck"] == 100 and found["silence"] == 0
-    short = learnt.numbers_of([on(62), *wait(1), off(62), *wait(3)], 0)
+    short = measuring.numbers_of([on(62), *wait(1), off(62), *wait(3)], 0)
     assert short["silence"] == pytest.approx(75) and short["stuck"] == 0
-    assert learnt.numbers_of([*wait(2)], 0)["silence"] == 100
+    assert measuring.numbers_of([*wait(2)], 0)["silence"] == 100
 
 
 def test_likeness_knows_the_same_harmony():
@@ -473,11 +474,11 @@ def test_likeness_knows_the_same_harmony():
         for pitch in pitches:
             chord += [on(pitch), *wait(0.5), off(pitch), *wait(1.15)]
         chord += wait(0.05)
-    profile = learnt.profiles(chord, 0)
+    profile = measuring.profiles(chord, 0)
     assert profile.shape == (3, 12)
     assert np.allclose(profile.sum(axis=1), 0)
-    assert learnt.likeness(profile[:1], profile[2:])[0] == pytest.approx(1)
-    assert learnt.likeness(profile[:1], profile[1:2])[0] < 0
-    rows = learnt.likeness_by_lag([profile, profile[:2]], 2)
+    assert measuring.likeness(profile[:1], profile[2:])[0] == pytest.approx(1)
+    assert measuring.likeness(profile[:1], profile[1:2])[0] < 0
+    rows = measuring.likeness_by_lag([profile, profile[:2]], 2)
     assert np.isnan(rows[1]).all(), "a piece too short for all lags is left out"
     assert rows[0, 1] == pytest.approx(1)

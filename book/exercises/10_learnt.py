@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from tinyperceiver.teaching.counting import EDGES, KINDS
 from tinyperceiver.teaching.learnt import (
     check_longest_shared,
     check_nats_by_kind,
     check_standard_error,
     check_tell_apart,
     check_weight_by_distance,
-    played,
 )
+from tinyperceiver.teaching.music import EDGES, KINDS, played
 
 
 # %% nats_by_kind: Where do they go?

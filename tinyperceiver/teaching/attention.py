@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.music import performance
 from tinyperceiver.teaching.style import (
     BLUE,
     GREEN,
@@ -20,7 +21,6 @@ from tinyperceiver.teaching.style import (
     interactive,
     shades,
 )
-from tinyperceiver.teaching.vocabulary import performance
 
 if TYPE_CHECKING:
     from IPython.display import HTML

@@ -12,11 +12,10 @@ from tinyperceiver.audio import piano_roll
 from tinyperceiver.ngrams import NGramModel
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.music import EDGES, KINDS, name_of
 from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive, shades
-from tinyperceiver.teaching.vocabulary import name_of
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
-    NOTE_ON,
     NUM_EVENTS,
     STEPS_PER_SECOND,
     TIME_SHIFT,
@@ -42,14 +41,9 @@ __all__ = [
     "draw_sparsity",
     "draw_surprise",
     "longest_copy",
-    "name_of",
     "next_token",
     "recorded_run",
 ]
-
-KINDS = ("note on", "note off", "time shift", "velocity")
-EDGES = (NOTE_ON, NOTE_OFF, TIME_SHIFT, VELOCITY, NUM_EVENTS)
-
 
 # The recorded run
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
 from tinyperceiver.teaching.checking import Mistake, checker
-from tinyperceiver.teaching.hybrid import tiny_weights
+from tinyperceiver.teaching.measuring import tiny_weights
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
 from tinyperceiver.tokenizer import PAD
 
@@ -45,7 +45,6 @@ __all__ = [
     "reference_loss",
     "reference_settings",
     "reference_tensors",
-    "tiny_weights",
 ]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.music import name_of
 from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import (
     BLUE,
@@ -24,7 +25,6 @@ from tinyperceiver.teaching.style import (
     interactive,
     numbers_url,
 )
-from tinyperceiver.teaching.vocabulary import name_of
 from tinyperceiver.tokenizer import (
     NOTE_OFF,
     NUM_EVENTS,

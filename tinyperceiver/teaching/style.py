@@ -12,26 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.audio import BLUE, ORANGE
+from tinyperceiver.audio import BLUE as BLUE
+from tinyperceiver.audio import ORANGE as ORANGE
 
 if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PINK",
-    "interactive",
-    "numbers_url",
-    "shades",
-    "show",
-    "use_style",
-]
 
 # Told apart without colour vision, and at least 3:1 on white and on the dark page.
 GREEN, PINK, GREY = "#00a653", "#d94180", "#808080"
@@ -91,9 +78,6 @@ def show(fig: "Figure", alt: str, caption: str = "") -> "HTML":
         fig: drawn after `use_style`. At 6.4 inches it is as wide as the text of a page.
         alt: what it shows, in words, for those who do not see it.
         caption: what to look at; HTML.
-
-    Returns:
-        An output to display: the last value of a cell.
     """
     from IPython.display import HTML
 

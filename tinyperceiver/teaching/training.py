@@ -21,7 +21,6 @@ from tinyperceiver.training import TrainingConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pretty_midi import PrettyMIDI
 
 __all__ = [
     "Run",
@@ -39,7 +38,6 @@ __all__ = [
     "draw_rates",
     "draw_recorded",
     "draw_schedule",
-    "first_seconds",
     "read_run",
     "recorded_file",
 ]
@@ -102,22 +100,6 @@ def read_run(folder: str) -> Run:
         seconds,
         sum(r["tokens"] for r in steps),
     )
-
-
-def first_seconds(midi: "PrettyMIDI", seconds: float) -> "PrettyMIDI":
-    """The notes that begin in the first `seconds`, ended there; `midi` stays whole."""
-    import pretty_midi
-
-    cut = pretty_midi.PrettyMIDI(resolution=midi.resolution)
-    for instrument in midi.instruments:
-        part = pretty_midi.Instrument(instrument.program)
-        part.notes = [
-            pretty_midi.Note(n.velocity, n.pitch, n.start, min(n.end, seconds))
-            for n in instrument.notes
-            if n.start < seconds
-        ]
-        cut.instruments.append(part)
-    return cut
 
 
 def bytes_kept(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:

@@ -12,6 +12,11 @@ import numpy as np
 from tinyperceiver.audio import mp3_bytes
 from tinyperceiver.pieces import PIECES, load_piece
 from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.music import (
+    kind_of,
+    name_of,
+    times_of,
+)
 from tinyperceiver.teaching.style import (
     BLUE,
     GREEN,
@@ -30,7 +35,6 @@ from tinyperceiver.tokenizer import (
     STEPS_PER_SECOND,
     TIME_SHIFT,
     VELOCITY,
-    VELOCITY_BIN,
     decode_midi,
     encode_midi,
 )
@@ -52,11 +56,6 @@ __all__ = [
     "draw_tokens",
     "draw_visits",
     "draw_vocabulary",
-    "first_seconds",
-    "kind_of",
-    "name_of",
-    "passage",
-    "performance",
     "scrub",
 ]
 
@@ -70,81 +69,6 @@ KINDS = (
 
 
 # Performances and tokens
-
-
-def performance(notes, pedal=()) -> "PrettyMIDI":
-    """One piano.
-
-    Args:
-        notes: rows of (velocity, pitch, start, end), times in seconds.
-        pedal: rows of (value, time) of the sustain pedal; 64 and above is down.
-    """
-    from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
-
-    piano = Instrument(program=0)
-    piano.notes = [Note(*note) for note in notes]
-    piano.control_changes = [ControlChange(64, *change) for change in pedal]
-    midi = PrettyMIDI()
-    midi.instruments.append(piano)
-    return midi
-
-
-def first_seconds(midi: "PrettyMIDI", seconds: float) -> "PrettyMIDI":
-    """The beginning of a piano piece: notes and pedal, cut off at `seconds`."""
-    (piano,) = midi.instruments
-    return performance(
-        [
-            (note.velocity, note.pitch, note.start, min(note.end, seconds))
-            for note in piano.notes
-            if note.start < seconds
-        ],
-        [
-            (change.value, change.time)
-            for change in piano.control_changes
-            if change.number == 64 and change.time < seconds
-        ],
-    )
-
-
-def passage(midi: "PrettyMIDI", begin: float, end: float) -> "PrettyMIDI":
-    """The notes of a piano without pedal that start in some seconds, moved to the beginning."""
-    (piano,) = midi.instruments
-    return performance(
-        [
-            (note.velocity, note.pitch, note.start - begin, note.end - begin)
-            for note in piano.notes
-            if begin <= note.start < end
-        ]
-    )
-
-
-def kind_of(token: int) -> int:
-    """The place of a token's kind in `KINDS`."""
-    return sum(token >= first for _, first, _ in KINDS[1:])
-
-
-def name_of(token: int) -> str:
-    """What a token says."""
-    from pretty_midi import note_number_to_name
-
-    if not 0 <= token < NUM_EVENTS:
-        special = {PAD: "padding", PERFORMANCE: "start of a performance"}
-        return special.get(token, "not in the vocabulary")
-    kind, first, _ = KINDS[kind_of(token)]
-    value = int(token) - first
-    if kind == "wait":
-        return f"wait {1000 * (value + 1) // STEPS_PER_SECOND} ms"
-    if kind == "velocity":
-        return f"velocity {VELOCITY_BIN * value}"
-    return f"{kind} {note_number_to_name(value)}"
-
-
-def _times_of(tokens: Sequence[int]) -> np.ndarray:
-    """When each token's event happens, or its wait begins, in steps; and the end: (n + 1,)."""
-    tokens = np.asarray(tokens)
-    is_wait = (tokens >= TIME_SHIFT) & (tokens < VELOCITY)
-    waits = np.where(is_wait, tokens - TIME_SHIFT + 1, 0)
-    return np.concatenate(([0], np.cumsum(waits)))
 
 
 # Figures
@@ -200,7 +124,7 @@ def draw_tokens(tokens: Sequence[int]) -> "Figure":
     from pretty_midi import note_number_to_name
 
     notes = decode_midi(tokens).instruments[0].notes
-    steps = _times_of(tokens)
+    steps = times_of(tokens)
     slot = steps[-1] / len(tokens)  # as wide as the time that the roll shows
     pitches = [note.pitch for note in notes]
     low, high = min(pitches) - 1.5, max(pitches) + 1
@@ -504,7 +428,7 @@ def scrub(
     """
     from pretty_midi import note_number_to_name
 
-    steps = _times_of(tokens).tolist()
+    steps = times_of(tokens).tolist()
     notes = [
         (
             round(STEPS_PER_SECOND * note.start),
@@ -780,7 +704,7 @@ def _check_same_but_waits(before: Sequence[int], after: Sequence[int], where: st
 def _moments(tokens: Sequence[int]) -> np.ndarray:
     """When each key goes down or comes up, in steps."""
     tokens = np.asarray(tokens)
-    return _times_of(tokens)[:-1][tokens < TIME_SHIFT]
+    return times_of(tokens)[:-1][tokens < TIME_SHIFT]
 
 
 @checker

@@ -1,0 +1,253 @@
+"""What figures show: the numbers that they draw, against numbers that are computed here."""
+
+import itertools
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
+
+from tinyperceiver.pieces import load_piece
+from tinyperceiver.teaching.drawing import LATENTS, PREFIX
+from tinyperceiver.teaching.figures import hybrid, learnt
+from tinyperceiver.teaching.interactive.hybrid import explorer_state
+from tinyperceiver.teaching.learnt import measured
+from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
+from tinyperceiver.teaching.music import KINDS
+from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
+from tinyperceiver.teaching.style import INK, PINK, use_style
+from tinyperceiver.tokenizer import decode_midi, encode_midi
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    with matplotlib.rc_context():
+        use_style()
+        yield
+    plt.close("all")
+
+
+def points(ax, color: str | None = None, marker: str | None = None) -> list[tuple]:
+    """All (x, y) of the panel's lines and marks, to 4 digits, of one colour or marker."""
+    lines = [
+        line.get_xydata()
+        for line in ax.lines
+        if color in (None, line.get_color()) and marker in (None, line.get_marker())
+    ]
+    return sorted(map(tuple, np.concatenate(lines).round(4).tolist()))
+
+
+def bars(ax) -> list[list[float]]:
+    """Left, bottom, width and height of the panel's bars, to 4 digits, from left to right."""
+    boxes = [bar.get_bbox().bounds for bar in ax.patches if isinstance(bar, Rectangle)]
+    return sorted(np.round(boxes, 4).tolist())
+
+
+def errors(ax) -> np.ndarray:
+    """(lines, 4) with the ends of the panel's error bars."""
+    return np.concatenate([np.reshape(c.get_segments(), (-1, 4)) for c in ax.collections])
+
+
+def rounded(pairs) -> list[tuple]:
+    return sorted((round(float(x), 4), round(float(y), 4)) for x, y in pairs)
+
+
+# Chapter 6
+
+
+def test_a_roll_of_the_window_has_all_notes_on_their_side_of_the_boundary():
+    tokens, m = encode_midi(load_piece("bach-prelude"))[:400], 250
+    fig = hybrid.draw_window(tokens, m)
+    notes, heard = decode_midi(tokens).instruments[0].notes, decode_midi(tokens[:m])
+    old = {(n.start, n.pitch) for n in heard.instruments[0].notes}
+    found = {
+        (box.get_x(), round(box.get_y() + 0.4)): box.get_edgecolor() for box in fig.axes[0].patches
+    }
+    orange = matplotlib.colors.to_rgba(PREFIX.color)
+    assert len(found) == len(notes) and old <= {k for k, c in found.items() if c == orange}
+    seam = fig.axes[0].lines[0].get_xdata()[0]
+    assert all((start < seam) == (color == orange) for (start, _), color in found.items())
+
+
+@pytest.mark.parametrize(("m", "l"), [(8, 4), (0, 5), (3, 1)])
+def test_marks_of_a_mask_stand_where_it_is_true(m, l):
+    seen = torch.rand(l, m + l, generator=torch.Generator().manual_seed(m)) < 0.5
+    (ax,) = hybrid.draw_mask(seen, ["x"] * (m + l)).axes
+    cells = list(itertools.product(range(l), range(m + l)))
+    where = [(j, i) for i, j in cells if seen[i, j]]
+    assert points(ax, PREFIX.color) == rounded((j, i) for j, i in where if j < m)
+    assert points(ax, LATENTS.color) == rounded((j, i) for j, i in where if j >= m)
+    assert points(ax, INK, "s") == [(m + i, i) for i in range(l)], "a frame around each own key"
+    assert points(ax, marker=".") == rounded((j, i) for i, j in cells if not seen[i, j])
+
+
+def test_crosses_stand_where_a_query_hears_padding():
+    m, l = 8, 4
+    for ax, count in zip(hybrid.draw_pads(m, l, (3, 10)).axes, (3, 10), strict=True):
+        crosses = []
+        for i in range(l):
+            # Layer 1: only what is padding itself hears itself. Above, no padding is hidden.
+            crosses += [(m + i, l + 1 + i)] if m + i < count else []
+            crosses += [(m + j, i) for j in range(i + 1) if m + j < count]
+        assert points(ax, PINK) == rounded(crosses)
+
+
+def test_bars_of_weights_and_their_sums():
+    rows = torch.rand(2, 6, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    fig = hybrid.draw_softmaxes({"a": rows[0], "b": rows[1]}, m=4)
+    for ax, row in zip(fig.axes, rows, strict=True):
+        assert [bar[3] for bar in bars(ax)] == pytest.approx(row.tolist(), abs=1e-4)
+        assert f"prefix {row[0] + row[1] + row[2] + row[3]:.2f}" in [t.get_text() for t in ax.texts]
+    fig = hybrid.draw_weights(rows, list("abcdef"), m=4, last=3)
+    for ax, row in zip(fig.axes, rows, strict=True):
+        assert [bar[3] for bar in bars(ax)] == pytest.approx(row[3:].tolist(), abs=1e-4)
+        assert ax.texts[0].get_text().endswith(f"left of this picture: {row[:3].sum():.2f}")
+
+
+def test_costs_are_drawn_in_millions():
+    (ax,) = hybrid.draw_costs([1, 2], {"full": [1e6, 3e6], "few": [5e5, 7e5]}).axes
+    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[1, 3], [0.5, 0.7]]
+
+
+EXPLORER = (
+    Slider("m", "", range(5)),
+    Slider("l", "", range(1, 5)),
+    Slider("query", "", range(4)),
+)
+
+
+def shown(states: dict, place: tuple[int, ...]) -> str:
+    """The picture at these places of the sliders, put together as the page's script does."""
+
+    def at(part):
+        if isinstance(part, str):
+            return part
+        shape, texts = part
+        return np.reshape(np.array(texts, dtype=object), shape)[
+            tuple(k if size > 1 else 0 for k, size in zip(place, shape, strict=True))
+        ]
+
+    return "".join(map(at, states["parts"]))
+
+
+def test_the_page_carries_every_state_of_a_slider_figure():
+    states = states_of(explorer_state, EXPLORER)
+    for place in itertools.product(range(5), range(4), range(4)):
+        state = explorer_state(place[0], place[1] + 1, place[2])
+        if state is not None:
+            assert shown(states, place) == state
+    shape, ends = states["ends"]
+    assert (list(shape), ends) == ([1, 4, 1], [1, 2, 3, 4]), "l latents are l queries"
+
+
+def test_states_of_other_tags_are_refused():
+    with pytest.raises(ValueError, match="same tags"):
+        slider_figure("a", lambda n: "<b></b>" * n, [Slider("n", "n", (1, 2))])
+
+
+@pytest.mark.parametrize(("m", "l", "query"), [(8, 4, 1), (0, 3, 2), (5, 1, 0)])
+def test_the_explorer_counts_pairs_as_a_mask_does(m, l, query):
+    n, state = m + l, explorer_state(m, l, query)
+    first = sum(j <= i + m for i in range(l) for j in range(n))
+    above = 18 * sum(j <= i for i in range(l) for j in range(l))
+    full = 19 * sum(j <= i for i in range(n) for j in range(n))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", state)[::2]
+    assert cells == [
+        f"{m} + {l}", f"{first}", f"{above}", f"{first + above}", f"{full:,}",
+        f"{100 * (first + above) / full:.1f} %",
+    ]  # fmt: skip
+    text = re.sub("<[^>]*>", "", state)
+    assert f"{m} of the prefix and {query + 1} of the latents" in text
+    assert f"{l - 1 - query} later latent" in text
+
+
+# Chapter 10
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return measured()
+
+
+def test_windows_and_their_means():
+    by_window = np.random.default_rng(0).gamma(2, size=(9, 2))
+    (ax,) = learnt.draw_windows(by_window).axes
+    assert points(ax, marker="o") == rounded(by_window[:, ::-1])
+    assert points(ax, marker="D") == rounded([by_window.mean(0)[::-1]])
+
+
+def test_areas_are_nats():
+    kinds = {
+        "a": {"share": 0.25, "order 3": 4.0, "model": 2.0},
+        "b": {"share": 0.75, "order 3": 3.0, "model": 1.0},
+    }
+    (ax,) = learnt.draw_kinds(kinds).axes
+    assert bars(ax) == [
+        [0, 0, 0.25, 2], [0, 0, 0.25, 4], [0.25, 0, 0.75, 1], [0.25, 0, 0.75, 3],
+    ]  # fmt: skip
+
+
+def test_marks_are_as_large_as_the_weights():
+    tokens = encode_midi(load_piece("bach-prelude"))[:200]
+    weights = np.random.default_rng(0).gamma(1, size=(2, 200))
+    weights /= weights.sum(1, keepdims=True)
+    expected, now, begin = [[], []], 0.0, sum(t - 255 for t in tokens if 256 <= t < 356) / 100 - 5
+    for t, token in enumerate(tokens):
+        for head in range(2):
+            weight = weights[head, t]
+            if token < 128 and t and tokens[t - 1] >= 356:
+                weight += weights[head, t - 1]
+            if token < 356 and weight > 0.003 and now > begin:
+                expected[head].append((now, 900 * weight))
+        now += (token - 255) / 100 if 256 <= token < 356 else 0
+    for ax, marks in zip(
+        learnt.draw_attention(tokens, weights, 120, 5).axes, expected, strict=True
+    ):
+        found = [
+            (x, size)
+            for part in ax.collections
+            for (x, _), size in zip(part.get_offsets(), part.get_sizes(), strict=True)
+        ]
+        assert rounded(found) == rounded(marks) and len(marks) > 20
+
+
+def test_distances_are_cells_of_a_table():
+    shares = np.array([[0.5, 0.25, 0.25], [0.125, 0.375, 0.5]])
+    ax = learnt.draw_distances(shares, [0, 3, 9]).axes[0]
+    assert np.array_equal(ax.images[0].get_array(), shares)
+    assert [text.get_text() for text in ax.texts] == ["50", "25", "25", "12", "38", "50"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1–3", "4–9"]
+
+
+def test_medians_and_copies(record):
+    fig = learnt.draw_numbers(record["numbers"])
+    for ax, name in zip(fig.axes, NUMBERS, strict=True):
+        for x, player in enumerate(("real", "model", "order 3")):
+            middle = sorted(record["numbers"][player][name])
+            middle = (middle[(len(middle) - 1) // 2] + middle[len(middle) // 2]) / 2
+            assert (x, round(middle, 4)) in points(ax, marker="os^"[x])
+    (ax,) = learnt.draw_copies(record["copies"]).axes
+    dots = sorted(x for x, _ in points(ax) if x != 64)
+    assert dots == sorted(itertools.chain(*record["copies"].values()))
+
+
+def test_bars_are_two_standard_errors(record):
+    (ax,) = learnt.draw_form(record["form"]).axes
+    found = errors(ax)
+    rows = itertools.chain(
+        *(record["form"]["likeness"][who] for who in ("real", "model", "model, every token"))
+    )
+    means, sizes = np.array(list(rows)).T
+    assert np.allclose(found[:, [1, 3]], np.stack((means - 2 * sizes, means + 2 * sizes), 1))
+    lags = PROFILE_SECONDS * np.arange(1, len(found) // 3 + 1)
+    assert np.allclose(found[:, 0], np.concatenate((lags - 0.3, lags, lags + 0.3)))
+
+    gains = {"own": {kind: (k, k / 10) for k, kind in enumerate(KINDS)}}
+    found = errors(learnt.draw_contents(gains).axes[0])
+    k = np.arange(4)
+    assert np.allclose(found[:, [0, 2]], np.stack((0.8 * k, 1.2 * k), 1))

@@ -1,0 +1,1 @@
+"""The figures that readers move: a file for each chapter, on `teaching.slider`."""
