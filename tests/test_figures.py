@@ -1,7 +1,6 @@
 """What figures show: the numbers that they draw, against numbers that are computed here."""
 
 import itertools
-import re
 
 import matplotlib
 import numpy as np
@@ -15,11 +14,9 @@ from matplotlib.patches import Rectangle
 from tinyperceiver.pieces import load_piece
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
 from tinyperceiver.teaching.figures import hybrid, learnt
-from tinyperceiver.teaching.interactive.hybrid import explorer_state
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS
-from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
 from tinyperceiver.teaching.style import INK, PINK, use_style
 from tinyperceiver.tokenizer import decode_midi, encode_midi
 
@@ -86,15 +83,18 @@ def test_marks_of_a_mask_stand_where_it_is_true(m, l):
     assert points(ax, marker=".") == rounded((j, i) for i, j in cells if not seen[i, j])
 
 
-def test_crosses_stand_where_a_query_hears_padding():
+def test_crosses_stand_where_a_query_hears_padding_and_squares_where_latents():
     m, l = 8, 4
     for ax, count in zip(hybrid.draw_pads(m, l, (3, 10)).axes, (3, 10), strict=True):
-        crosses = []
+        crosses, squares = [], []
         for i in range(l):
             # Layer 1: only what is padding itself hears itself. Above, no padding is hidden.
             crosses += [(m + i, l + 1 + i)] if m + i < count else []
             crosses += [(m + j, i) for j in range(i + 1) if m + j < count]
+            is_music = [m + j >= count for j in range(i + 1)]
+            squares += [(m + j, top + i) for top in (0, l + 1) for j in range(i + 1) if is_music[j]]
         assert points(ax, PINK) == rounded(crosses)
+        assert points(ax, LATENTS.color) == rounded(squares)
 
 
 def test_bars_of_weights_and_their_sums():
@@ -112,58 +112,6 @@ def test_bars_of_weights_and_their_sums():
 def test_costs_are_drawn_in_millions():
     (ax,) = hybrid.draw_costs([1, 2], {"full": [1e6, 3e6], "few": [5e5, 7e5]}).axes
     assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[1, 3], [0.5, 0.7]]
-
-
-EXPLORER = (
-    Slider("m", "", range(5)),
-    Slider("l", "", range(1, 5)),
-    Slider("query", "", range(4)),
-)
-
-
-def shown(states: dict, place: tuple[int, ...]) -> str:
-    """The picture at these places of the sliders, put together as the page's script does."""
-
-    def at(part):
-        if isinstance(part, str):
-            return part
-        shape, texts = part
-        return np.reshape(np.array(texts, dtype=object), shape)[
-            tuple(k if size > 1 else 0 for k, size in zip(place, shape, strict=True))
-        ]
-
-    return "".join(map(at, states["parts"]))
-
-
-def test_the_page_carries_every_state_of_a_slider_figure():
-    states = states_of(explorer_state, EXPLORER)
-    for place in itertools.product(range(5), range(4), range(4)):
-        state = explorer_state(place[0], place[1] + 1, place[2])
-        if state is not None:
-            assert shown(states, place) == state
-    shape, ends = states["ends"]
-    assert (list(shape), ends) == ([1, 4, 1], [1, 2, 3, 4]), "l latents are l queries"
-
-
-def test_states_of_other_tags_are_refused():
-    with pytest.raises(ValueError, match="same tags"):
-        slider_figure("a", lambda n: "<b></b>" * n, [Slider("n", "n", (1, 2))])
-
-
-@pytest.mark.parametrize(("m", "l", "query"), [(8, 4, 1), (0, 3, 2), (5, 1, 0)])
-def test_the_explorer_counts_pairs_as_a_mask_does(m, l, query):
-    n, state = m + l, explorer_state(m, l, query)
-    first = sum(j <= i + m for i in range(l) for j in range(n))
-    above = 18 * sum(j <= i for i in range(l) for j in range(l))
-    full = 19 * sum(j <= i for i in range(n) for j in range(n))
-    cells = re.findall(r"<td[^>]*>([^<]*)</td>", state)[::2]
-    assert cells == [
-        f"{m} + {l}", f"{first}", f"{above}", f"{first + above}", f"{full:,}",
-        f"{100 * (first + above) / full:.1f} %",
-    ]  # fmt: skip
-    text = re.sub("<[^>]*>", "", state)
-    assert f"{m} of the prefix and {query + 1} of the latents" in text
-    assert f"{l - 1 - query} later latent" in text
 
 
 # Chapter 10

@@ -1,0 +1,94 @@
+"""Figures that readers move: what Python draws, the page carries and its script shows."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from conftest import new_context
+
+from tinyperceiver.teaching.interactive.hybrid import explorer_state
+from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
+
+EXPLORER = (
+    Slider("m", "", range(5)),
+    Slider("l", "", range(1, 5)),
+    Slider("query", "", range(4)),
+)
+
+
+def shown(states: dict, place: tuple[int, ...]) -> str:
+    """The picture at these places of the sliders, put together as the page's script does."""
+
+    def at(part):
+        if isinstance(part, str):
+            return part
+        shape, texts = part
+        return np.reshape(np.array(texts, dtype=object), shape)[
+            tuple(k if size > 1 else 0 for k, size in zip(place, shape, strict=True))
+        ]
+
+    return "".join(map(at, states["parts"]))
+
+
+def test_the_page_carries_every_state_of_a_slider_figure():
+    states = states_of(explorer_state, EXPLORER)
+    for place in itertools.product(range(5), range(4), range(4)):
+        state = explorer_state(place[0], place[1] + 1, place[2])
+        if state is not None:
+            assert shown(states, place) == state
+    shape, ends = states["ends"]
+    assert (list(shape), ends) == ([1, 4, 1], [1, 2, 3, 4]), "l latents are l queries"
+
+
+def test_states_of_other_tags_are_refused():
+    with pytest.raises(ValueError, match="same tags"):
+        slider_figure("a", lambda n: "<b></b>" * n, [Slider("n", "n", (1, 2))])
+
+
+MOVE = """(place) => document.querySelectorAll("input").forEach((input, k) => {
+  input.value = place[k];
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+})"""
+SHOWS = """(state) => {
+  const expected = document.createElement("div");
+  expected.innerHTML = state;
+  return document.querySelector(".picture").innerHTML === expected.innerHTML;
+}"""
+
+
+def test_the_script_shows_what_python_draws(browser):
+    page = new_context(browser).new_page()
+    page.set_content(slider_figure("a-b", explorer_state, EXPLORER).data)
+    assert page.evaluate(SHOWS, explorer_state(0, 1, 0)), "before anything is moved"
+    said = page.query_selector("[aria-live]")
+    for m, l, query in ((4, 4, 3), (0, 2, 1), (3, 1, 0), (2, 3, 1)):
+        page.evaluate(MOVE, [m, l - 1, query])
+        assert page.evaluate(SHOWS, explorer_state(m, l, query))
+        assert [node.inner_text() for node in page.query_selector_all("output")] == [
+            f"{m}", f"{l}", f"{query}",
+        ]  # fmt: skip
+    assert said.evaluate("(node) => node.isConnected"), "or screen readers stay silent"
+    page.evaluate(MOVE, [0, 3, 3])
+    page.evaluate(MOVE, [0, 1, 3])
+    assert page.evaluate(SHOWS, explorer_state(0, 2, 1)), "two latents have no query 3"
+    assert page.query_selector_all("output")[2].inner_text() == "1"
+
+
+# Chapter 6
+
+
+@pytest.mark.parametrize(("m", "l", "query"), [(8, 4, 1), (0, 3, 2), (5, 1, 0)])
+def test_the_explorer_counts_pairs_as_a_mask_does(m, l, query):
+    n, state = m + l, explorer_state(m, l, query)
+    first = sum(j <= i + m for i in range(l) for j in range(n))
+    above = 18 * sum(j <= i for i in range(l) for j in range(l))
+    full = 19 * sum(j <= i for i in range(n) for j in range(n))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", state)[::2]
+    assert cells == [
+        f"{m} + {l}", f"{first}", f"{above}", f"{first + above}", f"{full:,}",
+        f"{100 * (first + above) / full:.1f} %",
+    ]  # fmt: skip
+    text = re.sub("<[^>]*>", "", state)
+    assert f"{m} of the prefix and {query + 1} of the latents" in text
+    assert f"{l - 1 - query} later latent" in text
