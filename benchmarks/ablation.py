@@ -31,18 +31,13 @@ from pathlib import Path
 import torch
 
 from tinyperceiver import PerceiverAR
-from tinyperceiver.data import TokenFile
-from tinyperceiver.model import PRESETS
-from tinyperceiver.training import (
-    LOG,
-    Stage,
-    TrainingConfig,
-    _batches,
-    make_fabric,
-    make_optimizers,
-    train,
-    training_step,
-)
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.training.config import Stage, TrainingConfig
+from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.run_folder import LOG
+from tinyperceiver.training.step import make_optimizers, training_step
+from tinyperceiver.training.train import _batches, train
 
 SEEDS = 0, 1
 ROUNDS = 12  # timed steps of each recipe and stage

@@ -16,7 +16,7 @@ import zipfile
 import pretty_midi
 from perceiver.data.audio.midi_processor import encode_midi as encode_midi_of_peer
 
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.music.tokenizer import encode_midi
 
 ROUNDS = 7
 

@@ -28,8 +28,8 @@ import torch
 from same_as_peer import make_peer
 
 from tinyperceiver import PerceiverAR
-from tinyperceiver.onnx_engine import CPU_PRECISIONS
-from tinyperceiver.onnx_export import Graph
+from tinyperceiver.engines.onnx_engine import CPU_PRECISIONS
+from tinyperceiver.engines.onnx_graph import Graph
 
 PROMPT, NEW, LONG = 4096, 64, 512
 # At least so many times as fast as the peer: a token, and a prompt from 1,024 latents.

@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tinyperceiver import PerceiverAR, TokenFile
-from tinyperceiver.data import fixed_windows
-from tinyperceiver.onnx_engine import CPU_PRECISIONS, OnnxDecoder
+from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.engines.onnx_engine import CPU_PRECISIONS, OnnxDecoder
 
 STEPS = 512  # tokens after each prompt
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyperceiver.prepare import prepare_giantmidi
+from tinyperceiver.dataset.prepare import prepare_giantmidi
 
 ROUNDS = 3
 

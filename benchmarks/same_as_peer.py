@@ -20,7 +20,7 @@ from perceiver.model.audio.symbolic import PerceiverSymbolicAudioModel
 from torch.nn.functional import cross_entropy
 
 from tinyperceiver import PRESETS, PerceiverAR
-from tinyperceiver.checkpoints import PEER_SPEEDS, peer_name
+from tinyperceiver.checkpoints.released import PEER_SPEEDS, peer_name
 
 HUB = {
     "model_type": "perceiver-ar-symbolic-audio-model",

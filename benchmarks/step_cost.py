@@ -15,7 +15,7 @@ import time
 import torch
 
 from tinyperceiver import PRESETS, PerceiverAR
-from tinyperceiver.onnx_engine import OnnxDecoder
+from tinyperceiver.engines.onnx_engine import OnnxDecoder
 
 ROUNDS = 100
 

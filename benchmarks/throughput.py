@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinyperceiver.decoding import Decoder
-from tinyperceiver.model import PRESETS, PerceiverAR
-from tinyperceiver.sampling import choose_tokens
+from tinyperceiver.engines.torch_engine import Decoder
+from tinyperceiver.generation.sampling import choose_tokens
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 
 
 @torch.inference_mode()

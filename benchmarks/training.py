@@ -16,7 +16,8 @@ import torch
 from perceiver.model.audio.symbolic import SymbolicAudioModel, SymbolicAudioModelConfig
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 
 B, M, L = 8, 512, 512
 SHAPE = {

@@ -23,10 +23,14 @@ from pathlib import Path
 
 import torch
 
-from tinyperceiver.data import Batch
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
-from tinyperceiver.training import RUNS, make_optimizers, sum_of_losses
-from tinyperceiver.training import _checkpoint_activations as checkpoint_activations
+from tinyperceiver.dataset.windows import Batch
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.training.config import RUNS
+from tinyperceiver.training.devices import (
+    checkpoint_activations_of as checkpoint_activations,
+)
+from tinyperceiver.training.step import make_optimizers, sum_of_losses
 
 MODES = {  # name -> are activations checkpointed, and are layers compiled?
     "plain": (False, False),

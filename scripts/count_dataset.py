@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyperceiver.archive import list_pieces, open_source, read_piece
-from tinyperceiver.data import TokenFile, Windows
-from tinyperceiver.files import sha256_of
-from tinyperceiver.ngrams import NGramModel
-from tinyperceiver.reader import read_performance
-from tinyperceiver.tokenizer import (
+from tinyperceiver.dataset.sources import list_pieces, open_source, read_piece
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.dataset.windows import Windows
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.music.fast_midi import read_performance
+from tinyperceiver.music.ngrams import NGramModel
+from tinyperceiver.music.vocabulary import (
     LONGEST_SHIFT,
     NOTE_OFF,
     NUM_EVENTS,

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyperceiver.data import TokenFile, fixed_windows
-from tinyperceiver.ngrams import NGramModel, ngram_keys
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY, encode_midi
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.music.ngrams import NGramModel, ngram_keys
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 
 OUT = Path(__file__).resolve().parent.parent / "tinyperceiver" / "assets" / "ngrams"
 ORDERS = range(1, 7)

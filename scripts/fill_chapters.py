@@ -231,17 +231,19 @@ def code_index_page() -> str:
     text += "\n## By name\n\n| name | file | chapter |\n| --- | --- | --- |\n"
     for name, file, stem, _ in sorted(shown, key=lambda row: (row[0].strip("_").lower(), row)):
         number = int(stem.split("_")[0])
-        text += f"| `{name}` | `{Path(file).name}` | [{number}]({stem}.ipynb) |\n"
+        place = file.removeprefix("tinyperceiver/")
+        text += f"| `{name}` | `{place}` | [{number}]({stem}.ipynb) |\n"
     text += "\n## Shown in no chapter\n\nPublic names that chapters use or leave to you.\n\n"
     known = {(name, file) for name, file, _, _ in shown}
-    for path in sorted((ROOT / "tinyperceiver").glob("[!_]*.py")):
+    package, teaching = ROOT / "tinyperceiver", ROOT / "tinyperceiver" / "teaching"
+    for path in sorted(set(package.rglob("[!_]*.py")) - set(teaching.rglob("*.py"))):
         file = path.relative_to(ROOT).as_posix()
         summary, public = described(path)
         names = [f"`{name}`" for name in public if (name, file) not in known]
         if names:
             text += f"- `{file}`. {summary} {', '.join(names)}\n"
     text += "\nFigures and checkers, which no other part of the package uses:\n\n"
-    for path in sorted((ROOT / "tinyperceiver" / "teaching").glob("[!_]*.py")):
+    for path in sorted(teaching.rglob("[!_]*.py")):
         text += f"- `{path.relative_to(ROOT).as_posix()}`. {described(path)[0]}\n"
     return text
 

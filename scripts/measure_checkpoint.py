@@ -26,14 +26,23 @@ from count_ngrams import as_text, longest_run
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
-from tinyperceiver.data import TokenFile, Windows, fixed_windows, transform
-from tinyperceiver.files import sha256_of
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.ngrams import NGramModel, ngram_keys
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.rotary import rotation_at
-from tinyperceiver.sampling import choose_tokens
+from tinyperceiver.checkpoints.folder import WEIGHTS
+from tinyperceiver.checkpoints.pretrained import SHIPPED
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.dataset.windows import Windows, fixed_windows, transform
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.generation.sampling import choose_tokens
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.model.rotary import rotation_at
+from tinyperceiver.music.ngrams import NGramModel, ngram_keys
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import (
+    NUM_EVENTS,
+    STEPS_PER_SECOND,
+    TIME_SHIFT,
+    VELOCITY,
+)
 from tinyperceiver.teaching.measuring import (
     NUMBERS,
     attention_weights,
@@ -43,13 +52,6 @@ from tinyperceiver.teaching.measuring import (
     profiles,
 )
 from tinyperceiver.teaching.music import EDGES, KINDS
-from tinyperceiver.tokenizer import (
-    NUM_EVENTS,
-    STEPS_PER_SECOND,
-    TIME_SHIFT,
-    VELOCITY,
-    encode_midi,
-)
 
 ORDERS = 4
 TARGETS = 64  # tokens of a window that are predicted where prefixes are compared

@@ -29,13 +29,14 @@ from measure_checkpoint import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from tinyperceiver.attention import MultiHeadAttention
-from tinyperceiver.data import TokenFile
-from tinyperceiver.decoding import make_decoder
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.rotary import Rotation, apply_rotation, rotation_at
-from tinyperceiver.sampling import Grammar, keep_min_p, keep_top_k, keep_top_p
-from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.engines.choice import make_decoder
+from tinyperceiver.generation.grammar import Grammar
+from tinyperceiver.generation.sampling import keep_min_p, keep_top_k, keep_top_p
+from tinyperceiver.model.attention import MultiHeadAttention
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.model.rotary import Rotation, apply_rotation, rotation_at
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 
 ROWS = 4  # walks side by side
 BLOCK = 512  # queries at a time

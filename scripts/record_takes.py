@@ -11,12 +11,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
-from tinyperceiver.files import sha256_of, whole_file
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.pieces import load_piece
-from tinyperceiver.pipeline import encode_prompt
-from tinyperceiver.takes import Take, continuation, last_seconds, seconds_of
+from tinyperceiver.checkpoints.folder import WEIGHTS
+from tinyperceiver.checkpoints.pretrained import SHIPPED
+from tinyperceiver.files.whole import sha256_of, whole_file
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.prompts import encode_prompt
+from tinyperceiver.studio.takes import Take, continuation, last_seconds, seconds_of
 
 PIECES = ("chopin-mazurka", "mozart-sonata")
 GRID = {"temperature": (0.8, 1.0, 1.2), "top_p": (0.9, 1.0)}
@@ -37,7 +38,7 @@ SETTINGS = {
 
 def record(model: PerceiverAR, name: str, settings: dict) -> Take:
     """What is heard: the last seconds of a prompt, and as many of what follows."""
-    tokens = encode_prompt(model, load_piece(name))[:PROMPT]
+    tokens = encode_prompt(load_piece(name), model.config.vocab_size)[:PROMPT]
     prompt, stream = continuation(model, tokens, settings)
     new = []
     while seconds_of(new) < SECONDS and (token := next(stream, None)) is not None:

@@ -33,19 +33,14 @@ from pathlib import Path
 
 import torch
 
-from tinyperceiver.data import TokenFile, fixed_windows
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.training import (
-    CONFIG,
-    LOG,
-    RUNS,
-    SPEED,
-    SPLITS,
-    TrainingConfig,
-    make_fabric,
-    nats_per_token,
-    train,
-)
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.training.config import RUNS, TrainingConfig
+from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.run_folder import CONFIG, LOG, SPEED
+from tinyperceiver.training.step import nats_per_token
+from tinyperceiver.training.train import SPLITS, train
 
 PROBE, WARM_UP = 30, 10  # steps of a stage that are run, and of those the first, not timed
 VALIDATIONS = 5  # of the run

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from tinyperceiver.prepare import encode_file
+from tinyperceiver.dataset.prepare import encode_file
 
 CRASHES, HANGS = b"crash", b"hang!"
 
@@ -29,10 +29,10 @@ def backwards(data: bytes) -> list[int]:
 
 
 def on_a_full_disk(data: bytes) -> list[int]:
-    from tinyperceiver import units
+    from tinyperceiver.dataset import workers
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    units.os.fsync = fail
+    workers.os.fsync = fail
     return encode_file(data)

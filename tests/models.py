@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 
 SMALL = PerceiverConfig(
     vocab_size=40,

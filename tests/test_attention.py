@@ -6,8 +6,8 @@ import pytest
 import torch
 from models import DEVICES
 
-from tinyperceiver import attention
-from tinyperceiver.attention import (
+from tinyperceiver.model import attention
+from tinyperceiver.model.attention import (
     CausalSelfAttention,
     HybridAttention,
     KVCache,
@@ -16,7 +16,7 @@ from tinyperceiver.attention import (
     attention_formula,
     causal_mask,
 )
-from tinyperceiver.rotary import rotation_at
+from tinyperceiver.model.rotary import rotation_at
 
 pytestmark = pytest.mark.numeric
 

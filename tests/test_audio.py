@@ -19,7 +19,8 @@ import pytest
 import soundfile
 from conftest import luminance
 
-from tinyperceiver import audio
+from tinyperceiver.sound import encoding, player, synthesis
+from tinyperceiver.sound import roll as rolls
 
 RATE = 22_050
 TIMGM = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
@@ -27,9 +28,9 @@ TIMGM = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
 
 @pytest.fixture(autouse=True)
 def fresh_lookup():
-    audio.synthesizer.cache_clear()
+    synthesis.synthesizer.cache_clear()
     yield
-    audio.synthesizer.cache_clear()
+    synthesis.synthesizer.cache_clear()
 
 
 @pytest.fixture(params=["fluidsynth", "tinysoundfont"])
@@ -46,14 +47,14 @@ def engine(request, monkeypatch):
             "tinysoundfont", exc_type=ImportError, reason="tinysoundfont is not installed"
         )
         hide_fluidsynth(monkeypatch)
-    assert audio.synthesizer() == request.param
+    assert synthesis.synthesizer() == request.param
     return request.param
 
 
 def hide_fluidsynth(monkeypatch):
     monkeypatch.delenv("HOMEBREW_PREFIX", raising=False)
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
-    monkeypatch.setattr(audio, "find_library", lambda name: None)
+    monkeypatch.setattr(synthesis, "find_library", lambda name: None)
 
 
 def music(*notes, pedal=(), program=1):
@@ -82,7 +83,7 @@ def silence(seconds):
 
 
 def test_length_level_and_silence(engine):
-    samples = audio.render(music((60, 0, 1), (64, 3, 4)), RATE)
+    samples = synthesis.render(music((60, 0, 1), (64, 3, 4)), RATE)
     assert samples.dtype == np.float32 and samples.shape == (5 * RATE,)
     assert np.abs(samples).max() == pytest.approx(10 ** (-1 / 20), rel=1e-5)
     assert level(samples, 3, 4) > 0.02
@@ -92,31 +93,31 @@ def test_length_level_and_silence(engine):
 
 @pytest.mark.parametrize("rate", [22_050, 44_100])
 def test_pitch_of_a4(engine, rate):
-    samples = audio.render(music((69, 0, 2)), rate)
+    samples = synthesis.render(music((69, 0, 2)), rate)
     assert frequency(samples[: 2 * rate], rate) == pytest.approx(440, abs=2)
 
 
 def test_louder_notes_are_louder(engine):
-    samples = audio.render(music((60, 0, 1, 40), (60, 2, 3, 110)), RATE)
+    samples = synthesis.render(music((60, 0, 1, 40), (60, 2, 3, 110)), RATE)
     assert level(samples, 2, 3) > 2 * level(samples, 0, 1)
 
 
 def test_pedal_holds_a_note_until_it_is_lifted(engine):
-    dry = audio.render(music((48, 0, 0.5), (90, 5, 5.1)), RATE)
-    held = audio.render(music((48, 0, 0.5), (90, 5, 5.1), pedal=[(0.2, 127), (3, 0)]), RATE)
+    dry = synthesis.render(music((48, 0, 0.5), (90, 5, 5.1)), RATE)
+    held = synthesis.render(music((48, 0, 0.5), (90, 5, 5.1), pedal=[(0.2, 127), (3, 0)]), RATE)
     assert level(held, 2, 2.9) > 20 * level(dry, 2, 2.9)
     assert level(held, 4.2, 4.9) < level(held, 2, 2.9) / 20
 
 
 def test_pedal_pressed_at_the_end_of_a_note_comes_too_late():
-    assert audio._sounding_notes(music((60, 0, 1), pedal=[(1, 127), (3, 0)]).instruments[0]) == [
-        (0, 1, 60, 90)
-    ]
+    assert synthesis._sounding_notes(
+        music((60, 0, 1), pedal=[(1, 127), (3, 0)]).instruments[0]
+    ) == [(0, 1, 60, 90)]
 
 
 def test_sounding_notes_end_with_the_pedal_or_the_next_stroke():
     part = music((60, 0, 1), (60, 2, 2.5), (62, 0, 1), pedal=[(0.5, 64), (4, 63)]).instruments[0]
-    assert sorted(audio._sounding_notes(part)) == [
+    assert sorted(synthesis._sounding_notes(part)) == [
         (0, 2, 60, 90),
         (0, 4, 62, 90),
         (2, 4, 60, 90),
@@ -124,12 +125,12 @@ def test_sounding_notes_end_with_the_pedal_or_the_next_stroke():
 
 
 def test_pedal_never_lifted_ends_with_the_last_note():
-    assert len(audio.render(music((60, 0, 1), (64, 1, 2), pedal=[(0, 127)]), RATE)) == 3 * RATE
+    assert len(synthesis.render(music((60, 0, 1), (64, 1, 2), pedal=[(0, 127)]), RATE)) == 3 * RATE
 
 
 def test_overlapping_repeats_and_zero_lengths_leave_no_note_hanging(engine):
     midi = music((60, 0, 2), (60, 1, 3), (64, 1, 1), (60, 1, 2), (100, 7, 7.1, 20))
-    samples = audio.render(midi, RATE)
+    samples = synthesis.render(midi, RATE)
     assert level(samples, 2, 2.9) > 0.005  # the second stroke lasts to its own end
     assert level(samples, 5, 6.9) < 1e-4
 
@@ -143,7 +144,7 @@ def test_all_instruments_are_heard(engine):
     bent.pitch_bends.append(pretty_midi.PitchBend(8191, 4.5))  # two semitones up: B4
     bent.control_changes.append(pretty_midi.ControlChange(7, 100, 4))
     midi.instruments.append(bent)
-    samples = audio.render(midi, RATE)
+    samples = synthesis.render(midi, RATE)
     assert frequency(samples[: 2 * RATE]) == pytest.approx(440, abs=2)
     assert level(samples, 3, 3.3) > 0.01
     assert frequency(samples[5 * RATE : 7 * RATE]) == pytest.approx(493.9, abs=2)
@@ -151,20 +152,20 @@ def test_all_instruments_are_heard(engine):
 
 def test_same_input_same_samples_here_and_in_another_process(engine, tmp_path):
     chord = music((60, 0, 1), (64, 0.1, 1), (67, 0.2, 1), pedal=[(0, 127), (1.5, 0)])
-    first, second = audio.render(chord, RATE), audio.render(chord, RATE)
+    first, second = synthesis.render(chord, RATE), synthesis.render(chord, RATE)
     assert first.tobytes() == second.tobytes()
     chord.write(str(tmp_path / "chord.mid"))
     script = (
         "import ctypes.util, hashlib, sys\n"
         f"if {engine == 'tinysoundfont'}: ctypes.util.find_library = lambda name: None\n"
         "import pretty_midi\n"
-        "from tinyperceiver import audio\n"
+        "from tinyperceiver.sound import encoding, synthesis\n"
         "midi = pretty_midi.PrettyMIDI(sys.argv[1])\n"
-        f"assert audio.synthesizer() == '{engine}'\n"
-        "print(hashlib.sha256(audio.mp3_bytes(midi)).hexdigest())\n"
+        f"assert synthesis.synthesizer() == '{engine}'\n"
+        "print(hashlib.sha256(encoding.mp3_bytes(midi)).hexdigest())\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "HOMEBREW_PREFIX"}
-    environment |= {"CI": "true", "PYTHONPATH": str(Path(audio.__file__).parents[1])}
+    environment |= {"CI": "true", "PYTHONPATH": str(Path(synthesis.__file__).parents[2])}
     answer = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "chord.mid")],
         env=environment,
@@ -173,37 +174,37 @@ def test_same_input_same_samples_here_and_in_another_process(engine, tmp_path):
         check=True,
     )
     midi = pretty_midi.PrettyMIDI(str(tmp_path / "chord.mid"))
-    expected = hashlib.sha256(audio.mp3_bytes(midi)).hexdigest()
+    expected = hashlib.sha256(encoding.mp3_bytes(midi)).hexdigest()
     assert answer.stdout.split()[-1] == expected
     assert answer.stderr == ""  # a synthesizer's warnings would stand in a notebook
 
 
 def test_rendering_prints_nothing(engine, capfd):
-    audio.render(music((60, 0, 0.1)), RATE)
+    synthesis.render(music((60, 0, 0.1)), RATE)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("midi", [pretty_midi.PrettyMIDI(), music(), music((60, 1, 1))])
 def test_no_notes_no_samples(midi):
-    samples = audio.render(midi)
+    samples = synthesis.render(midi)
     assert samples.shape == (0,) and samples.dtype == np.float32
-    assert audio.mp3_bytes(midi) == b""
-    with wave.open(io.BytesIO(audio.wav_bytes(midi))) as file:
+    assert encoding.mp3_bytes(midi) == b""
+    with wave.open(io.BytesIO(encoding.wav_bytes(midi))) as file:
         assert file.getnframes() == 0
-    page = audio.play(midi).data
+    page = player.play(midi).data
     assert "no notes" in page and "<audio" not in page
 
 
 def test_notes_of_velocity_zero_are_silent_and_not_divided_by(engine):
-    samples = audio.render(music((60, 0, 1, 0)), RATE)
+    samples = synthesis.render(music((60, 0, 1, 0)), RATE)
     assert samples.shape == (2 * RATE,) and not samples.any()
 
 
 def test_nothing_changes_the_callers_midi():
     midi = music((64, 2, 3), (60, 0, 1), pedal=[(2.5, 127), (0.5, 127), (3, 0)])
     before = copy.deepcopy(midi)
-    audio.play(midi, split=1)
-    audio.piano_roll(midi)
+    player.play(midi, split=1)
+    rolls.piano_roll(midi)
     for name in ("notes", "control_changes"):
         kept = [vars(event) for event in getattr(midi.instruments[0], name)]
         assert kept == [vars(event) for event in getattr(before.instruments[0], name)]
@@ -219,29 +220,29 @@ def test_piano_only_sound_font_plays_every_program(engine, tmp_path):
             data[record + 22 : record + 24] = (7).to_bytes(2, "little")
     path = tmp_path / "piano.sf2"
     path.write_bytes(data)
-    samples = audio.render(music((69, 0, 2), program=1), RATE, path)
+    samples = synthesis.render(music((69, 0, 2), program=1), RATE, path)
     assert frequency(samples[: 2 * RATE]) == pytest.approx(440, abs=2)
-    grand = audio.render(music((69, 0, 2), program=0), RATE, path)
+    grand = synthesis.render(music((69, 0, 2), program=0), RATE, path)
     assert np.array_equal(samples, grand)
 
 
 def test_bad_sound_fonts_are_named(engine, tmp_path):
     midi, missing, text = music((60, 0, 1)), tmp_path / "none.sf2", tmp_path / "text.sf2"
     with pytest.raises(FileNotFoundError, match=re.escape(str(missing))):
-        audio.render(midi, soundfont=missing)
+        synthesis.render(midi, soundfont=missing)
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
-        audio.render(midi, soundfont=str(tmp_path))
+        synthesis.render(midi, soundfont=str(tmp_path))
     text.write_bytes(b"RIFF....WAVEfmt ")
     with pytest.raises(ValueError, match=r"text\.sf2 is not a sound font"):
-        audio.render(midi, soundfont=text)
+        synthesis.render(midi, soundfont=text)
     cut = tmp_path / "cut.sf2"
     cut.write_bytes(TIMGM.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"cut\.sf2 is cut off: 100000 of 59\d{5} bytes"):
-        audio.render(midi, soundfont=cut)
+        synthesis.render(midi, soundfont=cut)
     hollow = tmp_path / "hollow.sf2"
     hollow.write_bytes(b"RIFF" + (100).to_bytes(4, "little") + b"sfbk" + bytes(96))
     with pytest.raises(ValueError, match=r"cannot read the sound font .*hollow\.sf2"):
-        audio.render(midi, soundfont=hollow)
+        synthesis.render(midi, soundfont=hollow)
 
 
 @pytest.mark.parametrize(
@@ -257,20 +258,20 @@ def test_bad_sound_fonts_are_named(engine, tmp_path):
 )
 def test_bad_notes_are_named(note, message):
     with pytest.raises(ValueError, match=message):
-        audio.render(music(note))
+        synthesis.render(music(note))
 
 
 @pytest.mark.parametrize("rate", [0, 7999, 96_001, 44_100.5])
 def test_bad_sample_rates_are_named(rate):
     with pytest.raises(ValueError, match=f"sample_rate .*{rate}"):
-        audio.render(music((60, 0, 1)), rate)
+        synthesis.render(music((60, 0, 1)), rate)
 
 
 def test_without_synthesizer_the_error_says_how_to_get_one(monkeypatch):
     hide_fluidsynth(monkeypatch)
     monkeypatch.setitem(sys.modules, "tinysoundfont", None)
-    with pytest.raises(audio.SynthesizerNotFoundError) as error:
-        audio.render(music((60, 0, 1)))
+    with pytest.raises(synthesis.SynthesizerNotFoundError) as error:
+        synthesis.render(music((60, 0, 1)))
     for command in ("apt-get install -y libfluidsynth3", "pip install --no-deps tinysoundfont"):
         assert command in str(error.value)
 
@@ -279,38 +280,38 @@ def test_library_that_does_not_load_is_as_good_as_none(monkeypatch):
     pytest.importorskip(
         "tinysoundfont", exc_type=ImportError, reason="tinysoundfont is not installed"
     )
-    monkeypatch.setattr(audio, "find_library", lambda name: "libfluidsynth.so.3")
+    monkeypatch.setattr(synthesis, "find_library", lambda name: "libfluidsynth.so.3")
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
-    assert audio.synthesizer() == "tinysoundfont"
+    assert synthesis.synthesizer() == "tinysoundfont"
 
 
 def test_wav_is_read_back():
     tone = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000).astype(np.float32) * 2
-    with wave.open(io.BytesIO(audio.wav_bytes(tone, 8000))) as file:
+    with wave.open(io.BytesIO(encoding.wav_bytes(tone, 8000))) as file:
         assert file.getparams()[:4] == (1, 2, 8000, 8000)
         frames = np.frombuffer(file.readframes(8000), "<i2")
     assert np.abs(frames - np.clip(tone, -1, 1) * 32_767).max() <= 0.5
-    with wave.open(io.BytesIO(audio.wav_bytes(music((60, 0, 1))))) as file:
+    with wave.open(io.BytesIO(encoding.wav_bytes(music((60, 0, 1))))) as file:
         assert (file.getframerate(), file.getnframes()) == (44_100, 88_200)
 
 
 def test_mp3_is_read_back_and_small():
     chords = [(p, t, t + 1) for t in range(20) for p in (40 + t, 64, 67, 72)]
-    samples = audio.render(music(*chords), RATE)
-    mp3 = audio.mp3_bytes(samples)
+    samples = synthesis.render(music(*chords), RATE)
+    mp3 = encoding.mp3_bytes(samples)
     decoded, rate = soundfile.read(io.BytesIO(mp3))
     assert rate == RATE and len(decoded) == len(samples) == 21 * RATE
     assert np.corrcoef(decoded, samples)[0, 1] > 0.98
     assert 30_000 < 8 * len(mp3) / 21 < 50_000  # bit/s
-    assert mp3 == audio.mp3_bytes(music(*chords))
+    assert mp3 == encoding.mp3_bytes(music(*chords))
 
 
 def test_long_mp3_is_written():
-    info = soundfile.info(io.BytesIO(audio.mp3_bytes(np.zeros(600 * 8000, np.float32), 8000)))
+    info = soundfile.info(io.BytesIO(encoding.mp3_bytes(np.zeros(600 * 8000, np.float32), 8000)))
     assert info.duration == pytest.approx(600, abs=0.1)
 
 
-@pytest.mark.parametrize("encode", [audio.wav_bytes, audio.mp3_bytes])
+@pytest.mark.parametrize("encode", [encoding.wav_bytes, encoding.mp3_bytes])
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
@@ -326,9 +327,9 @@ def test_bad_samples_are_named(encode, samples, message):
 
 def test_bad_rates_of_samples_are_named():
     with pytest.raises(ValueError, match="not 30000"):
-        audio.mp3_bytes(silence(1), 30_000)
+        encoding.mp3_bytes(silence(1), 30_000)
     with pytest.raises(ValueError, match="not 0"):
-        audio.wav_bytes(silence(1), 0)
+        encoding.wav_bytes(silence(1), 0)
 
 
 class Page(html.parser.HTMLParser):
@@ -357,7 +358,7 @@ class Page(html.parser.HTMLParser):
 
 def test_player_holds_its_sound_and_describes_its_picture(engine):
     midi = music((60, 0, 1, 30), (76, 1, 2, 99), (61, 2, 4), pedal=[(0.5, 127), (1.5, 0)])
-    page = audio.play(midi, title='A "<b>title</b>"', split=1.5).data
+    page = player.play(midi, title='A "<b>title</b>"', split=1.5).data
     tags = Page(page)
     kind, _, data = tags.one("audio")["src"].partition(";base64,")
     assert kind == "data:audio/mpeg"
@@ -372,14 +373,14 @@ def test_player_holds_its_sound_and_describes_its_picture(engine):
 
 
 def test_player_draws_each_note_where_it_sounds():
-    page = Page(audio.play(music((60, 0, 1), (72, 2, 4)), split=2).data)
+    page = Page(player.play(music((60, 0, 1), (72, 2, 4)), split=2).data)
     bars = {
         attributes["stroke"]: re.fullmatch(r"M(\d+) (\d+)H(\d+)", attributes["d"]).groups()
         for tag, attributes in page.tags
         if tag == "path" and attributes["stroke"].startswith("#")
     }
     (left, low, right), (left2, high, right2) = (
-        map(int, bars[color]) for color in (audio.ORANGE, audio.BLUE)
+        map(int, bars[color]) for color in (rolls.ORANGE, rolls.BLUE)
     )
     assert (left, left2) == (0, 2000) and right == pytest.approx(1000, abs=10)
     assert right2 == pytest.approx(4000, abs=10)
@@ -388,7 +389,7 @@ def test_player_draws_each_note_where_it_sounds():
 
 def test_player_of_a_long_piece_is_small():
     steps = [(40 + i % 50, i / 8, i / 8 + 0.2, 40 + i % 80) for i in range(2000)]
-    roll = audio._svg_roll(audio._roll(music(*steps), None))
+    roll = player._svg_roll(rolls.roll_of(music(*steps), None))
     assert len(roll) < 60_000 and roll.count('aria-hidden="true"') <= 6 + 5
 
 
@@ -400,15 +401,15 @@ def test_piano_roll_shows_notes_pedal_and_split():
 
     _, ax = plt.subplots()
     midi = music((60, 0, 1, 127), (62, 2, 4, 0), pedal=[(0, 127), (1, 0)])
-    assert audio.piano_roll(midi, ax, split=2) is ax
+    assert rolls.piano_roll(midi, ax, split=2) is ax
     notes = next(c for c in ax.collections if c.get_zorder() == 2)
     boxes = [path.get_extents() for path in notes.get_paths()]
     assert [round(box.x0, 2) for box in boxes] == [0, 2]
     assert [round((box.y0 + box.y1) / 2) for box in boxes] == [60, 62]
     loud, soft = notes.get_facecolors()
     assert loud[3] == 1 and soft[3] == pytest.approx(0.4)  # velocity is density
-    assert tuple(loud[:3]) == matplotlib.colors.to_rgb(audio.ORANGE)
-    assert tuple(soft[:3]) == matplotlib.colors.to_rgb(audio.BLUE)
+    assert tuple(loud[:3]) == matplotlib.colors.to_rgb(rolls.ORANGE)
+    assert tuple(soft[:3]) == matplotlib.colors.to_rgb(rolls.BLUE)
     labels = {label.get_text(): label.get_position()[1] for label in ax.get_yticklabels()}
     assert labels["C4"] == 60 and labels["pedal"] < 60
     assert ax.get_xlabel() == "time (seconds)" and ax.get_xlim() == (0, 4)
@@ -418,14 +419,14 @@ def test_piano_roll_shows_notes_pedal_and_split():
 def test_piano_roll_makes_its_own_axes_and_copes_without_notes():
     import matplotlib.pyplot as plt
 
-    ax = audio.piano_roll(pretty_midi.PrettyMIDI())
+    ax = rolls.piano_roll(pretty_midi.PrettyMIDI())
     assert [text.get_text() for text in ax.texts] == ["no notes"]
     plt.close("all")
 
 
 def test_colours_are_told_from_white_from_black_and_in_grey():
     """WCAG 2.2, 1.4.11 asks 3:1 of graphics against what is beside them."""
-    blue, orange = luminance(audio.BLUE), luminance(audio.ORANGE)
+    blue, orange = luminance(rolls.BLUE), luminance(rolls.ORANGE)
     for shade in (blue, orange):
         assert 1.05 / (shade + 0.05) > 3 and (shade + 0.05) / (luminance("#14181e") + 0.05) > 3
     assert (orange + 0.05) / (blue + 0.05) > 1.3
@@ -434,16 +435,16 @@ def test_colours_are_told_from_white_from_black_and_in_grey():
 @pytest.mark.parametrize("split", [-1, float("nan"), float("inf")])
 def test_bad_splits_are_named(split):
     with pytest.raises(ValueError, match=f"split .* not {split}"):
-        audio.piano_roll(music((60, 0, 1)), split=split)
+        rolls.piano_roll(music((60, 0, 1)), split=split)
 
 
 def test_import_stays_light():
     script = (
-        "import sys, tinyperceiver.audio\n"
+        "import sys, tinyperceiver.sound.player\n"
         "heavy = {'pretty_midi', 'matplotlib', 'soundfile', 'fluidsynth', 'IPython'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(audio.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(synthesis.__file__).parents[2])}
     answer = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tinyperceiver.attention import attend, attention_formula, causal_mask
-from tinyperceiver.blockwise import BLOCK, attend_blockwise
+from tinyperceiver.model.attention import attend, attention_formula, causal_mask
+from tinyperceiver.model.blockwise_attention import BLOCK, attend_blockwise
 
 pytestmark = pytest.mark.numeric
 
@@ -67,7 +67,8 @@ def test_bfloat16_is_as_close_as_its_digits():
 def test_attend_takes_it_for_training_alone(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "tinyperceiver.attention.attend_blockwise", lambda *args: calls.append(args) or args[0]
+        "tinyperceiver.model.attention.attend_blockwise",
+        lambda *args: calls.append(args) or args[0],
     )
     inputs = random_inputs(4, 8)
     attend(*inputs)

@@ -16,26 +16,33 @@ from fill_chapters import BOOK, FILE_COMMENT, TAG, definitions, fill, filled  # 
 
 # Modules of which every definition stands in a chapter.
 BUILT = [
-    "midi",
-    "pedal",
-    "tokenizer",
-    "performance",
-    "ngrams",
-    "rotary",
-    "attention",
-    "model",
-    "data",
-    "sampling",
-    "onnx_engine",
-    "decoding",
-    "generation",
+    "music.midi",
+    "music.pedal",
+    "music.vocabulary",
+    "music.tokenizer",
+    "music.ngrams",
+    "model.rotary",
+    "model.attention",
+    "model.config",
+    "model.perceiver_ar",
+    "dataset.token_file",
+    "dataset.windows",
+    "generation.sampling",
+    "generation.grammar",
+    "engines.onnx_engine",
+    "engines.torch_engine",
+    "engines.choice",
+    "generation.generate",
 ]
 # Of the training loop, chapter 9 shows what computes, not how a run is kept on disk; of the
 # exported graph, chapter 13 shows the graph, not how its file is checked and written.
 SHOWN = {
-    "onnx_export": "BITS HIDDEN BLOCK OPSET IR_VERSION SMALL Graph round_blocks",
-    "training": "learning_rate_at make_optimizers sum_of_losses nats_per_token Progress "
-    "training_step train",
+    "engines.onnx_graph": "BITS HIDDEN BLOCK OPSET IR_VERSION SMALL Graph round_blocks",
+    "generation.arguments": "Randomness check_sampling check_whole check_list pad_left "
+    "check_prompt",
+    "training.config": "learning_rate_at",
+    "training.step": "make_optimizers sum_of_losses nats_per_token Progress training_step",
+    "training.train": "train",
 }
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 BUILDING = [path for path in CHAPTERS if not path.stem.startswith("00")]
@@ -56,7 +63,8 @@ def module_of(cell: dict) -> str:
 
 
 def source_of(module: str) -> str:
-    return (ROOT / "tinyperceiver" / f"{module}.py").read_text(encoding="utf-8")
+    path = ROOT / "tinyperceiver" / f"{module.replace('.', '/')}.py"
+    return path.read_text(encoding="utf-8")
 
 
 def python_of(source: str) -> ast.Module:
@@ -120,9 +128,9 @@ def imports_of(source: str) -> list[tuple[str, str | None]]:
 
 
 # What chapters may use as it is: sound, pictures, pieces, faster ways to the same numbers.
-TOOLS = {"audio", "blockwise", "pieces", "teaching"}
+TOOLS = {"sound", "model.blockwise_attention", "model.user_methods", "music.pieces", "teaching"}
 # Chapter 11 checks the decoder against the model before it relies on it; chapter 13 builds it.
-AHEAD = {("11_sampling", "decoding")}
+AHEAD = {("11_sampling", "engines.torch_engine"), ("11_sampling", "engines.choice")}
 TOOL_NAMES = {"PIECES", "load_piece", "mp3_bytes", "piano_roll", "play", "render", "wav_bytes"}
 
 
@@ -132,7 +140,8 @@ def early_imports(cells: list, chapter: str, places: dict) -> list[str]:
     for cell in cells:
         for module, name in imports_of(cell.source):
             parts = module.split(".")[1:]
-            if (parts and parts[0] in TOOLS) or (not parts and name in TOOL_NAMES):
+            is_tool = ".".join(parts) in TOOLS or (parts and parts[0] in TOOLS)
+            if is_tool or (not parts and name in TOOL_NAMES):
                 continue
             if (chapter, ".".join(parts)) in AHEAD:
                 continue
@@ -151,10 +160,12 @@ def test_nothing_is_imported_before_it_is_built(path):
 
 
 def test_early_imports_are_noticed():
-    places = {("rotary", "rotation_at"): ["04_rotary"]}
+    places = {("model.rotary", "rotation_at"): ["04_rotary"]}
     for source, found in {
-        "from tinyperceiver.rotary import rotation_at": [],
-        "from tinyperceiver.model import PerceiverAR": ["tinyperceiver.model.PerceiverAR"],
+        "from tinyperceiver.model.rotary import rotation_at": [],
+        "from tinyperceiver.model.perceiver_ar import PerceiverAR": [
+            "tinyperceiver.model.perceiver_ar.PerceiverAR"
+        ],
         "from tinyperceiver import generate, play": ["tinyperceiver.generate"],
         "import tinyperceiver.model": ["tinyperceiver.model.None"],
         "from tinyperceiver.teaching.style import show": [],
@@ -162,12 +173,14 @@ def test_early_imports_are_noticed():
     }.items():
         cell = nbformat.v4.new_code_cell(source)
         assert early_imports([cell], "05_attention", places) == found, source
-    ahead = [nbformat.v4.new_code_cell("from tinyperceiver.decoding import Decoder")]
-    places[("decoding", "Decoder")] = ["13_speed"]
+    ahead = [nbformat.v4.new_code_cell("from tinyperceiver.engines.torch_engine import Decoder")]
+    places[("engines.torch_engine", "Decoder")] = ["13_speed"]
     assert early_imports(ahead, "11_sampling", places) == []
-    assert early_imports(ahead, "12_released", places) == ["tinyperceiver.decoding.Decoder"]
-    same = [nbformat.v4.new_code_cell("from tinyperceiver.rotary import rotation_at")]
-    assert early_imports(same, "04_rotary", places) == ["tinyperceiver.rotary.rotation_at"]
+    assert early_imports(ahead, "12_released", places) == [
+        "tinyperceiver.engines.torch_engine.Decoder"
+    ]
+    same = [nbformat.v4.new_code_cell("from tinyperceiver.model.rotary import rotation_at")]
+    assert early_imports(same, "04_rotary", places) == ["tinyperceiver.model.rotary.rotation_at"]
 
 
 @pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
@@ -196,12 +209,12 @@ def test_the_page_of_solutions_is_up_to_date():
 
 def test_one_character_makes_a_difference(tmp_path, monkeypatch):
     """On either side: each character of a cell, and each of the package's text, is compared."""
-    folder = tmp_path / "tinyperceiver"
-    folder.mkdir()
-    text = source_of("rotary")
+    folder = tmp_path / "tinyperceiver" / "model"
+    folder.mkdir(parents=True)
+    text = source_of("model.rotary")
     (folder / "rotary.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(fill_chapters, "ROOT", tmp_path)
-    cell = filled("# tinyperceiver/rotary.py\ndef apply_rotation(): ...")
+    cell = filled("# tinyperceiver/model/rotary.py\ndef apply_rotation(): ...")
     assert cell == filled(cell)
     body = definitions(text)["apply_rotation"]
     assert body in cell
@@ -235,8 +248,8 @@ def test_definitions_are_found_with_their_comments_and_decorators():
     "source, fault",
     [
         ("def f(): ...", "starts with"),
-        ("# tinyperceiver/rotary.py", "defines nothing"),
-        ("# tinyperceiver/rotary.py\ndef nonsense(): ...", "does not define nonsense"),
+        ("# tinyperceiver/model/rotary.py", "defines nothing"),
+        ("# tinyperceiver/model/rotary.py\ndef nonsense(): ...", "does not define nonsense"),
     ],
 )
 def test_a_cell_that_cannot_be_filled_is_refused(source, fault):

@@ -22,15 +22,13 @@ from conftest import GOLDEN, REFERENCE
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver import checkpoints
-from tinyperceiver.checkpoints import (
-    PEER_NAMES,
-    PEER_SPEEDS,
-    CheckpointError,
-    convert_checkpoint,
-    peer_name,
-)
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.checkpoints import convert, pretrained
+from tinyperceiver.checkpoints import folder as files
+from tinyperceiver.checkpoints.convert import convert_checkpoint
+from tinyperceiver.checkpoints.folder import CheckpointError
+from tinyperceiver.checkpoints.released import PEER_NAMES, PEER_SPEEDS, peer_name
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 
 pytestmark = pytest.mark.numeric
 
@@ -193,8 +191,8 @@ def test_a_file_from_before_zip_loads(hub_folder):
 
 
 def test_tiny_is_the_shipped_folder_and_goes_first(tmp_path, monkeypatch, own_folder):
-    assert checkpoints.SHIPPED["tiny"] == Path(checkpoints.__file__).parent / "assets" / "tiny"
-    monkeypatch.setitem(checkpoints.SHIPPED, "tiny", own_folder)
+    assert pretrained.SHIPPED["tiny"] == Path(pretrained.__file__).parents[1] / "assets" / "tiny"
+    monkeypatch.setitem(pretrained.SHIPPED, "tiny", own_folder)
     monkeypatch.chdir(tmp_path)
     Path("tiny").mkdir()
     assert same_weights(PerceiverAR.from_pretrained("tiny"), small_model(0))
@@ -277,11 +275,11 @@ def stop_at(patch, stage: str, stop) -> None:
         replace(*args)
 
     if stage == "weights":
-        patch.setattr(checkpoints, "save_file", half_a_file)
+        patch.setattr(files, "save_file", half_a_file)
     elif stage == "hash":
-        patch.setattr(checkpoints, "_sha256", lambda path: stop())
+        patch.setattr(files, "hash_of", lambda path: stop())
     elif stage == "json":
-        patch.setattr(checkpoints.json, "dumps", lambda *args, **kwargs: stop())
+        patch.setattr(files.json, "dumps", lambda *args, **kwargs: stop())
     elif stage == "fsync":
         patch.setattr(os, "fsync", lambda file: stop())
     patch.setattr(os, "replace", counted_replace)
@@ -587,7 +585,7 @@ def test_objects_among_hyperparameters_say_how_to_convert(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         convert_checkpoint(tmp_path / "out", tmp_path / "objects.ckpt")
     for part in (
-        "objects.ckpt holds a Python object (tinyperceiver.model.PerceiverConfig)",
+        "objects.ckpt holds a Python object (tinyperceiver.model.config.PerceiverConfig)",
         "weights_only=False",
         "`state_dict`",
         "`hyper_parameters`",
@@ -648,7 +646,7 @@ def test_convert_local_file(tmp_path):
 # Downloads, from servers of our own.
 
 ENV = os.environ | {
-    "PYTHONPATH": str(Path(checkpoints.__file__).parents[1]),
+    "PYTHONPATH": str(Path(pretrained.__file__).parents[2]),
     "NO_PROXY": "127.0.0.1",
     "no_proxy": "127.0.0.1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -744,7 +742,7 @@ def test_convert_from_a_server(serve, tmp_path, name, capfd):
 def test_bad_transfers_are_errors_and_leave_nothing(serve, tmp_path, monkeypatch, name, message):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(checkpoints.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(convert.tempfile, "tempdir", str(temporary))
     url = f"{serve(Files).url}/{name}"
     small_model(0).save_pretrained(tmp_path / "out")
     with pytest.raises(CheckpointError, match=message) as caught:

@@ -20,13 +20,16 @@ from conftest import GOLDEN, PATIENCE, REFERENCE
 from typer.testing import CliRunner
 
 import tinyperceiver
-from tinyperceiver import audio, cli, evaluation
-from tinyperceiver.checkpoints import CheckpointError, from_pretrained
-from tinyperceiver.data import TokenFile
-from tinyperceiver.midi import read_midi
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
-from tinyperceiver.performance import encode_performance
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+from tinyperceiver.checkpoints.folder import CheckpointError
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.cli import main as cli
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.midi import read_midi
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi, encode_performance
+from tinyperceiver.sound import synthesis
+from tinyperceiver.training import evaluate
 
 ROOT = Path(__file__).parent.parent
 HUB = str(REFERENCE / "hub")
@@ -80,7 +83,12 @@ def run(monkeypatch, capfd):
 def run_apart(folder: Path, *arguments) -> subprocess.CompletedProcess:
     """The same in a process of its own, as the installed script runs it."""
     return subprocess.run(
-        [sys.executable, "-c", "from tinyperceiver.cli import main; main()", *map(str, arguments)],
+        [
+            sys.executable,
+            "-c",
+            "from tinyperceiver.cli.main import main; main()",
+            *map(str, arguments),
+        ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -405,7 +413,7 @@ def test_when_rendering_fails_what_was_there_stays(folder, run, monkeypatch, com
         raise error
 
     (folder / "out.wav").write_bytes(b"an older sound")
-    monkeypatch.setattr(audio, "render", fail)
+    monkeypatch.setattr(synthesis, "render", fail)
     monkeypatch.setattr(tinyperceiver, "render", fail)
     if command == "render":
         arguments = ("render", "prompt.mid", "-o", "out.wav")
@@ -482,7 +490,7 @@ def test_evaluate_says_what_it_rests_on(music, run):
     assert code == 0, err
     assert "32/32" in err  # the bar
     nats, where = out.splitlines()
-    found = evaluation.evaluate(PerceiverAR.from_pretrained("./small"), TokenFile("mine/valid.bin"))
+    found = evaluate.evaluate(PerceiverAR.from_pretrained("./small"), TokenFile("mine/valid.bin"))
     expected = f"{found.nats:.3f} nats per token (standard error {found.error:.3f}, by piece)"
     assert nats == expected
     assert where == (
@@ -650,4 +658,4 @@ def test_commands_of_the_readme_can_be_parsed():
 
 def test_the_installed_script_is_main():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert '[project.scripts]\ntinyperceiver = "tinyperceiver.cli:main"' in text
+    assert '[project.scripts]\ntinyperceiver = "tinyperceiver.cli.main:main"' in text

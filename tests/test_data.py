@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyperceiver.data import (
+from tinyperceiver.dataset.token_file import DataError, TokenFile
+from tinyperceiver.dataset.windows import (
     IGNORED,
-    DataError,
-    TokenFile,
     Windows,
     fixed_windows,
     targets_without_replacement,
     transform,
 )
-from tinyperceiver.tokenizer import PAD, TIME_SHIFT, decode_midi
+from tinyperceiver.music.tokenizer import decode_midi
+from tinyperceiver.music.vocabulary import PAD, TIME_SHIFT
 
 
 def write(path, pieces) -> TokenFile:
@@ -210,7 +210,7 @@ def test_a_change_of_stage_repeats_nothing_and_skips_little(
     path = tmp_path_factory.mktemp("tokens") / "x.bin"
     data = write(path, [[1] * length for length in lengths])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinyperceiver.data.GROUP", group)
+        patch.setattr("tinyperceiver.dataset.windows.GROUP", group)
         stages = [(5, 2, latents) for latents in (*num_latents, 1)]
         stages[-1] = len(all_targets(data)), 2, 1  # into the second epoch
         found = targets_without_replacement(data, stages)
@@ -222,7 +222,7 @@ def test_a_change_of_stage_repeats_nothing_and_skips_little(
 
 
 def test_the_windows_of_a_batch_are_of_different_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("tinyperceiver.data.GROUP", 32)
+    monkeypatch.setattr("tinyperceiver.dataset.windows.GROUP", 32)
     data = write(tmp_path / "x.bin", [[1] * (32 * blocks + 1) for blocks in (70, 30, 28)])
     # The second stage's blocks are as long as the first's, of two windows each.
     found = targets_without_replacement(data, [(2, 16, 32), (12, 16, 16)])

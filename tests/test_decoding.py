@@ -10,12 +10,14 @@ from models import left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.decoding import GPU_PRECISIONS, Decoder, make_decoder, precisions_of
-from tinyperceiver.model import PRESETS, PerceiverAR
-from tinyperceiver.onnx_engine import OnnxDecoder
-from tinyperceiver.pieces import load_piece
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.engines.choice import make_decoder, precisions_of
+from tinyperceiver.engines.onnx_engine import OnnxDecoder
+from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, Decoder
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import encode_midi
 
 pytestmark = pytest.mark.numeric
 

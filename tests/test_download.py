@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE
 
-from tinyperceiver import download as downloads
-from tinyperceiver.archive import ArchiveError
-from tinyperceiver.download import DownloadError, download
-from tinyperceiver.prepare import prepare_giantmidi
+from tinyperceiver.dataset.prepare import prepare_giantmidi
+from tinyperceiver.dataset.sources import ArchiveError
+from tinyperceiver.files import download as downloads
+from tinyperceiver.files.download import DownloadError, download
 
 BODY = random.Random(0).randbytes(1_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -9,9 +9,10 @@ import torch
 from models import small_model
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.data import DataError, TokenFile, count_windows, fixed_windows
-from tinyperceiver.evaluation import evaluate, fit_windows, mean_and_error
-from tinyperceiver.model import PRESETS, PerceiverConfig
+from tinyperceiver.dataset.token_file import DataError, TokenFile
+from tinyperceiver.dataset.windows import count_windows, fixed_windows
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.training.evaluate import evaluate, fit_windows, mean_and_error
 
 
 def write(path: Path, *lengths: int, highest: int = 39) -> TokenFile:

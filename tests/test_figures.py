@@ -11,14 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from tinyperceiver.pieces import load_piece
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
 from tinyperceiver.teaching.figures import hybrid, learnt
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS
 from tinyperceiver.teaching.style import INK, PINK, use_style
-from tinyperceiver.tokenizer import decode_midi, encode_midi
 
 
 @pytest.fixture(autouse=True)

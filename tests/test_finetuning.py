@@ -9,15 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyperceiver import training
-from tinyperceiver.data import DataError, TokenFile, fixed_windows
-from tinyperceiver.evaluation import evaluate, fit_windows
-from tinyperceiver.finetuning import describe_gain, finetuning_config
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
-from tinyperceiver.prepare import prepare_folder
-from tinyperceiver.training import make_fabric, nats_per_token, train
+import tinyperceiver
+from tinyperceiver.dataset.prepare import prepare_folder
+from tinyperceiver.dataset.token_file import DataError, TokenFile
+from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.training import train as training
+from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.evaluate import evaluate, fit_windows
+from tinyperceiver.training.finetune import describe_gain, finetuning_config
+from tinyperceiver.training.step import nats_per_token
+from tinyperceiver.training.train import train
 
-PIECES = Path(training.__file__).parent / "assets" / "pieces"
+PIECES = Path(tinyperceiver.__file__).parent / "assets" / "pieces"
 
 
 def tokens_of(path: Path, *lengths: int) -> TokenFile:

@@ -6,11 +6,11 @@ import torch
 from conftest import GOLDEN, REFERENCE
 from models import left_pads, random_tokens, seeded, small_model
 
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.generation import generate
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.sampling import choose_tokens, keep_top_k, keep_top_p
-from tinyperceiver.tokenizer import NUM_EVENTS
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.generation.generate import generate
+from tinyperceiver.generation.sampling import choose_tokens, keep_top_k, keep_top_p
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.vocabulary import NUM_EVENTS
 
 pytestmark = pytest.mark.numeric
 
@@ -354,8 +354,10 @@ def test_num_latents_is_clipped_to_the_prompt():
     assert torch.equal(clipped, model.generate(prompt, max_new_tokens=10, num_latents=2))
 
 
-def test_the_function_is_the_method():
-    assert PerceiverAR.generate is generate
+def test_the_function_and_the_method_are_the_same():
+    model, prompt = small_model(), random_tokens(1, 2)
+    method = model.generate(prompt, max_new_tokens=5)
+    assert torch.equal(method, generate(model, prompt, max_new_tokens=5))
 
 
 def test_progress_is_shown_only_when_asked_for(capfd):

@@ -14,20 +14,16 @@ import torch
 from huggingface_hub import HfApi
 
 from tinyperceiver import load_piece
-from tinyperceiver.archive import list_pieces, open_source, read_piece
-from tinyperceiver.checkpoints import (
-    CONFIG,
-    PEER_SPEEDS,
-    PICKLE,
-    WEIGHTS,
-    find_folder,
-    peer_tensors,
-)
-from tinyperceiver.files import sha256_of
-from tinyperceiver.midi import read_midi
-from tinyperceiver.model import PRESETS, PerceiverAR
-from tinyperceiver.pipeline import SymbolicAudioPipeline
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.checkpoints.folder import CONFIG, PICKLE, WEIGHTS
+from tinyperceiver.checkpoints.pretrained import find_folder
+from tinyperceiver.checkpoints.released import PEER_SPEEDS, peer_tensors
+from tinyperceiver.dataset.sources import list_pieces, open_source, read_piece
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.midi import read_midi
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music_pipeline import SymbolicAudioPipeline
 
 pytestmark = pytest.mark.hub
 

@@ -19,15 +19,18 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import pipeline as transformers_pipeline
 
-from tinyperceiver.checkpoints import PEER_SPEEDS, CheckpointError
-from tinyperceiver.huggingface import (
+from tinyperceiver.checkpoints.folder import CheckpointError
+from tinyperceiver.checkpoints.released import PEER_SPEEDS
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import NUM_EVENTS
+from tinyperceiver.music_pipeline import SymbolicAudioPipeline
+from tinyperceiver.transformers_bridge import (
     PerceiverSymbolicAudioModel,
     PerceiverSymbolicAudioModelConfig,
     SymbolicAudioGenerationPipeline,
 )
-from tinyperceiver.model import PRESETS, PerceiverAR
-from tinyperceiver.pipeline import SymbolicAudioPipeline
-from tinyperceiver.tokenizer import NUM_EVENTS, encode_midi
 
 HUB = REFERENCE / "hub"
 CASES = np.load(REFERENCE / "cases.npz")
@@ -564,7 +567,7 @@ def test_manners_of_a_transformers_model(model):
 
 def test_the_package_does_not_import_transformers(tmp_path):
     code = """
-import sys, tinyperceiver, tinyperceiver.cli, tinyperceiver.pipeline
+import sys, tinyperceiver, tinyperceiver.cli.main, tinyperceiver.music_pipeline
 print("transformers" in sys.modules)
 """
     assert in_new_python(code, cwd=tmp_path) == "False\n"
@@ -590,7 +593,7 @@ def test_without_transformers_5_the_extra_is_named(tmp_path, contents, reason):
     (tmp_path / "transformers.py").write_text(contents)
     code = """
 import sys; sys.path.insert(0, sys.argv[1])
-import tinyperceiver.pipeline
+import tinyperceiver.music_pipeline
 try:
     import tinyperceiver.huggingface
 except ImportError as error:
@@ -605,7 +608,7 @@ except ImportError as error:
 def test_importing_again_after_a_change_is_silent(tmp_path):
     code = """
 import importlib, sys
-import tinyperceiver.huggingface as door
+import tinyperceiver.transformers_bridge as door
 first = door.PerceiverSymbolicAudioModel
 importlib.reload(door)
 from transformers import AutoModelForCausalLM, pipeline

@@ -17,22 +17,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import measure_checkpoint as measure
 from count_ngrams import as_text, longest_run
 
-from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
-from tinyperceiver.data import TokenFile
-from tinyperceiver.files import sha256_of
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
-from tinyperceiver.ngrams import NGramModel
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.rotary import rotation_at
+from tinyperceiver.checkpoints.folder import WEIGHTS
+from tinyperceiver.checkpoints.pretrained import SHIPPED
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.model.rotary import rotation_at
+from tinyperceiver.music.ngrams import NGramModel
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT
 from tinyperceiver.teaching import learnt, measuring, records
 from tinyperceiver.teaching.music import played
-from tinyperceiver.tokenizer import (
-    NOTE_OFF,
-    NUM_EVENTS,
-    TIME_SHIFT,
-    decode_midi,
-    encode_midi,
-)
 
 pytestmark = pytest.mark.numeric
 
@@ -220,7 +217,7 @@ def test_hidden_tokens_are_not_read_and_the_others_do_not_move(model, monkeypatc
         assert not torch.allclose(model(tokens, 30), found, atol=1e-3), "nothing was hidden"
         assert not torch.allclose(model(tokens, 30, hidden), found, atol=1e-3), "they moved"
         monkeypatch.setattr(
-            "tinyperceiver.model.rotation_at",
+            "tinyperceiver.model.perceiver_ar.rotation_at",
             lambda position, d: rotation_at(torch.arange(position.size(1))[None], d),
         )
         assert torch.allclose(model(tokens, 30, hidden), found, atol=1e-5)

@@ -14,16 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import measure_windows as measure
 
-from tinyperceiver import generation
-from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
-from tinyperceiver.data import TokenFile
-from tinyperceiver.decoding import make_decoder
-from tinyperceiver.files import sha256_of
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
-from tinyperceiver.pieces import load_piece
-from tinyperceiver.sampling import Grammar
+from tinyperceiver.checkpoints.folder import WEIGHTS
+from tinyperceiver.checkpoints.pretrained import SHIPPED
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.engines.choice import make_decoder
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.generation import generate
+from tinyperceiver.generation.grammar import Grammar
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 from tinyperceiver.teaching.sampling import measured_windows
-from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY, encode_midi
 
 SMALL = PerceiverConfig(
     vocab_size=389, max_seq_len=20, max_latents=8, num_channels=16, num_heads=2,
@@ -77,7 +80,7 @@ def test_refilling_is_what_generate_does(rows, monkeypatch):
         asked.append(cross_entropy(logits, target, reduction="none"))
         return target
 
-    monkeypatch.setattr(generation, "choose_tokens", dictate)
+    monkeypatch.setattr(generate, "choose_tokens", dictate)
     prompt, options = rows[:, :n], {"max_new_tokens": AFTER, "num_latents": SMALL.max_latents}
     model.generate(prompt, window="refill", **options)
     found = measure.refill(model, rows)

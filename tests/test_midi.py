@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE
 
-from tinyperceiver import midi as midi_module
-from tinyperceiver.midi import MAX_BYTES, MAX_EVENTS, MAX_SECONDS, MidiReadError, read_midi
+from tinyperceiver.music import midi
+from tinyperceiver.music.midi import (
+    MAX_BYTES,
+    MAX_EVENTS,
+    MAX_SECONDS,
+    MidiReadError,
+    read_midi,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -374,7 +380,7 @@ def test_the_bound_on_bytes(tmp_path):
 @pytest.mark.parametrize("tracks", [1, 3])
 def test_the_bound_on_events(tmp_path, monkeypatch, tracks):
     # It rests on mido asking for its place in the file once before each event, and once a track.
-    monkeypatch.setattr(midi_module, "MAX_EVENTS", 300)
+    monkeypatch.setattr(midi, "MAX_EVENTS", 300)
     body, events = NOTE * 20 + b"\0\xb0\x40\x7f\0\x40\0" + meta(1, b"a") + b"\0\xf0\0" + END, 45
     within = (300 - tracks) // events // tracks
     path = write(tmp_path / "within.mid", file_of(*[body * within] * tracks))
@@ -385,7 +391,7 @@ def test_the_bound_on_events(tmp_path, monkeypatch, tracks):
 
 
 def test_the_bound_on_events_counts_each_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(midi_module, "MAX_EVENTS", 300)
+    monkeypatch.setattr(midi, "MAX_EVENTS", 300)
     path = write(tmp_path / "under.mid", file_of(ON * 298))
     assert read_midi(path).instruments == []
     path = write(tmp_path / "over.mid", file_of(ON * 301))

@@ -10,11 +10,12 @@ import torch
 from conftest import REFERENCE
 from torch.nn.functional import cross_entropy
 
-import tinyperceiver.model
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
-from tinyperceiver.rotary import rotation_at
-from tinyperceiver.tokenizer import PAD
+import tinyperceiver.model.config
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.model.rotary import rotation_at
+from tinyperceiver.music.vocabulary import PAD
 
 pytestmark = pytest.mark.numeric
 
@@ -96,7 +97,7 @@ def test_released_model_has_its_parameters():
 
 
 def test_parameter_counts_in_the_comment_are_right():
-    source = inspect.getsource(tinyperceiver.model)
+    source = inspect.getsource(tinyperceiver.model.config)
     comment = re.search(r"# Name -> shape\. Parameters: (.*)\.\n", source)[1]
     stated = {
         name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]+)", comment)

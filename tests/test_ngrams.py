@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyperceiver.ngrams import NGramModel, count_ngrams, ngram_keys
+from tinyperceiver.music.ngrams import NGramModel, count_ngrams, ngram_keys
 
 V = 4
 PIECES = st.lists(st.lists(st.integers(0, V - 1), max_size=12), min_size=1, max_size=4).filter(any)

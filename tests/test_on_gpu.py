@@ -19,9 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import on_gpu
 import train_for
 
-from tinyperceiver.files import alone_in
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
-from tinyperceiver.training import RUNS, Stage, TrainingConfig, make_fabric, train
+from tinyperceiver.files.whole import alone_in
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.training.config import RUNS, Stage, TrainingConfig
+from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.train import train
 
 CONFIG = TrainingConfig(
     model=PerceiverConfig(

@@ -8,12 +8,12 @@ from conftest import REFERENCE
 from models import left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver import onnx_engine
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.onnx_engine import CPU_PRECISIONS, OnnxDecoder, session_of
-from tinyperceiver.pieces import load_piece
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.engines import onnx_engine
+from tinyperceiver.engines.onnx_engine import CPU_PRECISIONS, OnnxDecoder, session_of
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import encode_midi
 
 pytestmark = pytest.mark.numeric
 

@@ -15,12 +15,13 @@ import torch
 from conftest import PATIENCE
 from models import random_tokens, small_model
 
-from tinyperceiver import onnx_export
-from tinyperceiver.attention import causal_mask
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.onnx_export import BITS, Graph, export_onnx, round_blocks
-from tinyperceiver.rotary import apply_rotation, rotation_at
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.engines import onnx_export
+from tinyperceiver.engines.onnx_export import export_onnx
+from tinyperceiver.engines.onnx_graph import BITS, Graph, round_blocks
+from tinyperceiver.model.attention import causal_mask
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.model.rotary import apply_rotation, rotation_at
 
 pytestmark = pytest.mark.numeric
 

@@ -16,7 +16,11 @@ import tinyperceiver
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tinyperceiver"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("[!_]*.py")
+    if "teaching" not in path.parts
+)
 HEAVY = {
     "IPython",
     "fluidsynth",
@@ -34,7 +38,8 @@ HEAVY = {
 
 
 def tree_of(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    path = PACKAGE / f"{module.replace('.', '/')}.py"
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports_of(tree: ast.AST) -> set[str]:
@@ -64,13 +69,13 @@ def fresh(code: str, **environment: str) -> str:
 
 
 def test_import_is_light():
-    names = "tinyperceiver, tinyperceiver.prepare, tinyperceiver.cli"
+    names = "tinyperceiver, tinyperceiver.dataset.prepare, tinyperceiver.cli.main"
     loaded = set(fresh(f"import sys, {names}; print(*sys.modules, sep='\\n')").split("\n"))
-    assert {"tinyperceiver.tokenizer", "numpy"} <= loaded
+    assert {"tinyperceiver.music.tokenizer", "numpy"} <= loaded
     assert loaded & (HEAVY - {"typer"} | {"torch"}) == set()
     code = "import sys, tinyperceiver as t; t.pipeline; print(*sys.modules, sep='\\n')"
     loaded = set(fresh(code).split("\n"))
-    assert {"torch", "tinyperceiver.pipeline"} <= loaded
+    assert {"torch", "tinyperceiver.music_pipeline"} <= loaded
     assert loaded & HEAVY == set()
 
 
@@ -89,23 +94,6 @@ def test_threads_do_not_spin_for_long_unless_the_user_says_so(monkeypatch, own, 
     assert fresh(f"import os, tinyperceiver; {look}", **own) == f"{found}\n"
     order = "import os, sys, tinyperceiver; print('torch' in sys.modules)"
     assert fresh(order) == "False\n", "PyTorch was loaded first, and reads it no more"
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "from tinyperceiver import PerceiverAR",
-        "from tinyperceiver.model import PerceiverAR",
-        "from tinyperceiver.decoding import PerceiverAR",
-        "from tinyperceiver.generation import PerceiverAR",
-        "from tinyperceiver.checkpoints import PerceiverAR",
-        "import tinyperceiver.pipeline; from tinyperceiver import PerceiverAR",
-    ],
-)
-def test_the_model_has_its_methods_however_it_is_imported(code):
-    show = "print(*(hasattr(PerceiverAR, n) for n in ('generate', 'from_pretrained')))"
-    show += "; from tinyperceiver import pipeline; print(callable(pipeline), callable(t.pipeline))"
-    assert fresh(f"{code}; import tinyperceiver as t; {show}").split() == ["True"] * 4
 
 
 def test_names_that_are_imported_when_asked_for():
@@ -158,6 +146,8 @@ def undocumented(tree: ast.Module) -> list[str]:
         for node in body:
             if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name[0] == "_":
                 continue
+            if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+                continue
             if ast.get_docstring(node) is None:
                 found.append(owner + node.name)
             if isinstance(node, ast.ClassDef):
@@ -181,7 +171,7 @@ def test_missing_docstrings_are_noticed():
     assert undocumented(ast.parse(source)) == ["f", "A", "A.g"]
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "cli"])
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("cli.")])
 def test_what_a_module_says_it_exports_is_there(module):
     loaded = importlib.import_module(f"tinyperceiver.{module}")
     assert loaded.__all__
@@ -200,6 +190,7 @@ def test_what_is_imported_is_declared():
     imported.discard("tinysoundfont")  # the fallback, installed by hand
     imported.discard("distributed")  # of the extra "dask"
     imported.discard("transformers")  # of the extra of that name
+    imported.discard("typing_extensions")  # for type checkers, which bring it
     imported.discard("ipywidgets")  # of the extra "book"
     packages = {"fluidsynth": "pyfluidsynth", "lightning_fabric": "lightning-fabric"}
     assert {packages.get(name, name) for name in imported} <= declared

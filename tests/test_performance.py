@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
 
-from tinyperceiver.checkpoints import PerceiverAR
-from tinyperceiver.performance import encode_performance
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi, encode_performance
 
 MARK = 389
 

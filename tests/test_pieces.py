@@ -15,9 +15,9 @@ import numpy as np
 import pretty_midi
 import pytest
 
-from tinyperceiver import pieces
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+from tinyperceiver.music import pieces
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "enter_pieces.py"

@@ -12,12 +12,14 @@ import pytest
 import torch
 from conftest import REFERENCE
 
-from tinyperceiver import pipeline as public_pipeline
-from tinyperceiver.checkpoints import CheckpointError, from_pretrained
-from tinyperceiver.model import PerceiverAR
-from tinyperceiver.performance import encode_performance
-from tinyperceiver.pipeline import SymbolicAudioPipeline, encode_prompt, pipeline
-from tinyperceiver.tokenizer import TIME_SHIFT, VELOCITY, decode_midi, encode_midi
+import tinyperceiver
+from tinyperceiver.checkpoints.folder import CheckpointError
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.prompts import encode_prompt
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi, encode_performance
+from tinyperceiver.music.vocabulary import TIME_SHIFT, VELOCITY
+from tinyperceiver.music_pipeline import SymbolicAudioPipeline, pipeline
 
 pytestmark = pytest.mark.numeric
 
@@ -101,8 +103,6 @@ def test_card_pipeline(card):
 
     from pretty_midi import PrettyMIDI
 
-    from tinyperceiver import pipeline
-
     prompt = PrettyMIDI("prompt.mid")
     audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
 
@@ -120,8 +120,6 @@ def test_card_pipeline_with_sound(card):
     repo_id = card
 
     from pretty_midi import PrettyMIDI
-
-    from tinyperceiver import pipeline
 
     prompt = PrettyMIDI("prompt.mid")
     audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
@@ -266,7 +264,7 @@ def test_model_by_name_takes_the_arguments_of_from_pretrained(model):
     assert loaded.embedding.weight.dtype == torch.bfloat16
     assert pipeline(TASK, model=model).model is model
     assert pipeline(TASK, model).model is model
-    assert public_pipeline is pipeline
+    assert tinyperceiver.pipeline is pipeline
 
 
 # The other encoding
@@ -283,8 +281,8 @@ def test_encoding_is_chosen_by_the_vocabulary(model, performance_model):
     # Two notes of one velocity: the released encoding says it twice.
     by_paper, released = encode_performance(PROMPT), encode_midi(PROMPT)
     assert by_paper[0] == 389 and by_paper[1:] != released
-    assert encode_prompt(performance_model, PROMPT) == by_paper
-    assert encode_prompt(model, PROMPT) == released
+    assert encode_prompt(PROMPT, performance_model.config.vocab_size) == by_paper
+    assert encode_prompt(PROMPT, model.config.vocab_size) == released
 
 
 @pytest.mark.parametrize("full", [True, False])

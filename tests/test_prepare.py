@@ -28,10 +28,13 @@ from encoders import CRASHES, HANGS, backwards, deadly, on_a_full_disk, slow
 from test_reader import file_of, number
 from typer.testing import CliRunner
 
-from tinyperceiver import archive, cli, encode_midi, prepare, read_midi, units
-from tinyperceiver.archive import ArchiveError
-from tinyperceiver.files import alone_in
-from tinyperceiver.prepare import encode_file, prepare_folder, prepare_giantmidi
+from tinyperceiver import encode_midi, read_midi
+from tinyperceiver.cli import main as cli
+from tinyperceiver.dataset import prepare, sources
+from tinyperceiver.dataset import workers as pool
+from tinyperceiver.dataset.prepare import encode_file, prepare_folder, prepare_giantmidi
+from tinyperceiver.dataset.sources import ArchiveError
+from tinyperceiver.files.whole import alone_in
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -281,7 +284,8 @@ def test_killed_workers_are_survived(source, tmp_path):
 SCRIPT = """
 import sys
 from encoders import slow
-from tinyperceiver import prepare
+from tinyperceiver.dataset import prepare, sources
+from tinyperceiver.dataset import workers as pool
 prepare.UNIT_FILES = 4
 if __name__ == "__main__":
     options = {"workers": 2, "accept": True, "encode": slow}
@@ -347,7 +351,7 @@ def test_done_units_are_not_done_again(source, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "_join", fail)
+        patch.setattr(prepare, "write_result", fail)
         run(source, out)
     (work,) = out.glob("work-*")
     units = sorted(work.iterdir())
@@ -356,7 +360,7 @@ def test_done_units_are_not_done_again(source, tmp_path, monkeypatch):
     units[2].write_bytes(units[2].read_bytes()[:-1])  # a disk that lost power
     units[3].unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "_join", fail)
+        patch.setattr(prepare, "write_result", fail)
         run(source, out)
     again = [path.stat().st_mtime_ns != t for path, t in zip(units, times, strict=True)]
     assert again == [False, False, True, True, False, False, False]
@@ -380,20 +384,20 @@ def test_what_is_not_its_own_stays(source, tmp_path):
 
 def test_a_disk_that_fails_once_costs_no_piece(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "folder", FILES)
-    real, count = archive._read_file, itertools.count()
+    real, count = sources._read_file, itertools.count()
 
     def fail_once(path):
         if next(count) == len(FILES) + 1:  # each is read once to be listed
             raise OSError(116, "Stale file handle", str(path))
         return real(path)
 
-    monkeypatch.setattr(archive, "_read_file", fail_once)
-    opened = archive.open_source(folder)
-    pieces = archive.list_pieces(opened)
+    monkeypatch.setattr(sources, "_read_file", fail_once)
+    opened = sources.open_source(folder)
+    pieces = sources.list_pieces(opened)
     assert not [piece for piece in pieces if piece.fault]
-    units._load(opened, pieces[:1])
+    pool._load(opened, pieces[:1])
     with pytest.raises(OSError, match="Stale file handle"):
-        units._load(opened, pieces[1:2])
+        pool._load(opened, pieces[1:2])
 
 
 def test_two_runs_at_once(source, tmp_path):
@@ -634,12 +638,12 @@ def test_a_killed_run_on_ones_own_music_is_resumed(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "_join", fail)
+        patch.setattr(prepare, "write_result", fail)
         own(source, tmp_path / "out")
     (work,) = (tmp_path / "out").glob("work-*")
     times = [path.stat().st_mtime_ns for path in sorted(work.iterdir())]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "_join", fail)
+        patch.setattr(prepare, "write_result", fail)
         own(source, tmp_path / "out")
     assert [path.stat().st_mtime_ns for path in sorted(work.iterdir())] == times
     own(source, tmp_path / "out")
@@ -792,7 +796,7 @@ def test_a_member_that_claims_a_little_more_or_less_than_it_has(tmp_path):
 
 
 def test_totals_have_a_bound(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_TOTAL", 10_000)
+    monkeypatch.setattr(sources, "MAX_TOTAL", 10_000)
     with pytest.raises(ArchiveError, match="holds 56 files of"):
         run(source, tmp_path / "out")
 
@@ -840,7 +844,7 @@ def test_help_of_the_command():
 
 
 def test_command_without_consent(source, tmp_path):
-    command = [sys.executable, "-c", "from tinyperceiver.cli import main; main()", "prepare"]
+    command = [sys.executable, "-c", "from tinyperceiver.cli.main import main; main()", "prepare"]
     command += ["giantmidi", "--source", str(source), "--out", str(tmp_path / "out")]
     result = subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, stdin=subprocess.DEVNULL

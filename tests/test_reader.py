@@ -7,10 +7,10 @@ import zipfile
 import mido
 import pytest
 
-from tinyperceiver import reader
-from tinyperceiver.midi import MidiReadError, read_midi
-from tinyperceiver.reader import read_performance
-from tinyperceiver.tokenizer import encode_midi
+from tinyperceiver.music import fast_midi
+from tinyperceiver.music.fast_midi import read_performance
+from tinyperceiver.music.midi import MidiReadError, read_midi
+from tinyperceiver.music.tokenizer import encode_midi
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tempo, Key or Time signature")
 
@@ -30,8 +30,10 @@ def contents(midi) -> list[tuple]:
 @pytest.fixture
 def handed_on(monkeypatch) -> list[bytes]:
     """The files that the fast path did not read itself."""
-    seen, really = [], reader._read_unusual
-    monkeypatch.setattr(reader, "_read_unusual", lambda data: (seen.append(data), really(data))[1])
+    seen, really = [], fast_midi._read_unusual
+    monkeypatch.setattr(
+        fast_midi, "_read_unusual", lambda data: (seen.append(data), really(data))[1]
+    )
     return seen
 
 

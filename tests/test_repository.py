@@ -15,12 +15,25 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ADDRESS = PROJECT["urls"]["Repository"]
 OWNER_AND_NAME = ADDRESS.removeprefix("https://github.com/")
 
-# In the order of the chapters: a module may import those before it, and none after it.
-ORDER = (
-    "files midi pedal tokenizer performance ngrams rotary blockwise attention model onnx_export "
-    "onnx_engine decoding sampling generation checkpoints data training evaluation finetuning "
-    "pieces audio pipeline huggingface takes studio reader archive download units prepare cli"
-)
+# A folder, or a file beside the folders, imports only those before it.
+FLOORS = [
+    "files",
+    "music",
+    "sound",
+    "model",
+    "engines",
+    "generation",
+    "checkpoints",
+    "dataset",
+    "training",
+    "music_pipeline",
+    "transformers_bridge",
+    "huggingface",
+    "studio",
+    "cli",
+]
+# The methods of a model are implemented in later folders, and imported when they are called.
+LOOKS_AHEAD = "model.user_methods"
 
 
 def committed_files() -> list[Path]:
@@ -165,40 +178,86 @@ def test_nothing_is_heavier_than_its_budget():
     assert heavy == []
 
 
-def forbidden_imports(name: str, source: str) -> list[str]:
-    """Modules of the package that the module `name` imports and does not come after."""
-    order = ORDER.split()
-    earlier = order[: order.index(name)]
-    imported = []
+def imports_of(source: str) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it; "" for its public names."""
+    found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            imported.append("tinyperceiver.")  # relative: write the full name
-        elif isinstance(node, ast.ImportFrom) and node.module == "tinyperceiver":
-            # The command line comes last and may use the public names as any user does.
-            public = name == order[-1]
-            imported += [] if public else [f"tinyperceiver.{alias.name}" for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            imported.append(node.module)
-    inner = [module.split(".")[1] for module in imported if module.startswith("tinyperceiver.")]
-    return [module for module in inner if module not in earlier]
+            names = ["tinyperceiver.relative" if node.level else node.module]
+        else:
+            continue
+        found |= {
+            name.removeprefix("tinyperceiver").removeprefix(".")
+            for name in names
+            if name.split(".")[0] == "tinyperceiver"
+        }
+    return found
 
 
-def test_each_module_knows_only_those_before_it():
-    modules = [path for path in (ROOT / "tinyperceiver").glob("*.py") if path.stem[0] != "_"]
-    assert modules
-    strangers = [path.name for path in modules if path.stem not in ORDER.split()]
-    assert strangers == [], "give them a place in ORDER"
-    for path in modules:
-        assert forbidden_imports(path.stem, path.read_text(encoding="utf-8")) == [], path.name
+def modules() -> dict[str, set[str]]:
+    """Each module of the package, without its name, and the modules that it imports."""
+    package = ROOT / "tinyperceiver"
+    paths = {
+        ".".join(path.relative_to(package).with_suffix("").parts): path
+        for path in package.rglob("[!_]*.py")
+    }
+    return {name: imports_of(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
-def test_forbidden_imports_are_noticed():
-    assert forbidden_imports("model", "from tinyperceiver.rotary import Rotation") == []
-    assert forbidden_imports("rotary", "def f():\n    import tinyperceiver.model") == ["model"]
-    assert forbidden_imports("rotary", "from tinyperceiver import attention") == ["attention"]
-    assert forbidden_imports("cli", "from tinyperceiver.teaching.figures import draw") == [
-        "teaching"
+def wrong_imports(name: str, imported: set[str]) -> list[str]:
+    """What a module imports of floors above its own, of `teaching`, or from no floor."""
+    if name == LOOKS_AHEAD:
+        return []
+    floor, known = name.split(".")[0], FLOORS
+    if floor == "teaching":
+        known = ["", *FLOORS[: FLOORS.index("cli")], "teaching"]
+        return sorted(module for module in imported if module.split(".")[0] not in known)
+    # The command line may use the public names as any user does.
+    known = ["", *FLOORS] if floor == "cli" else FLOORS[: FLOORS.index(floor) + 1]
+    return sorted(module for module in imported if module.split(".")[0] not in known)
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other, as lists that return to where they began."""
+    found, done = [], set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            done.add(name)
+            for other in sorted(imports.get(name, ())):
+                visit(other, [*path, name])
+
+    for name in sorted(imports.keys() - {LOOKS_AHEAD}):
+        visit(name, [])
+    return found
+
+
+def test_a_folder_imports_only_those_before_it():
+    imports = modules()
+    assert {name.split(".")[0] for name in imports} == {*FLOORS, "teaching"}
+    wrong = {name: wrong_imports(name, imported) for name, imported in imports.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}
+    imports.pop(LOOKS_AHEAD)
+    assert circles(imports) == []
+
+
+def test_wrong_imports_are_noticed():
+    late = "def f():\n    import tinyperceiver.training.train"
+    assert wrong_imports("model.rotary", imports_of(late)) == ["training.train"]
+    assert wrong_imports("training.step", imports_of(late)) == []
+    public = "from tinyperceiver import generate"
+    assert wrong_imports("model.rotary", imports_of(public)) == [""]
+    assert wrong_imports("cli.generate", imports_of(public)) == []
+    figures = "from tinyperceiver.teaching.figures import draw"
+    assert wrong_imports("cli.generate", imports_of(figures)) == ["teaching.figures"]
+    assert wrong_imports("teaching.style", imports_of("import tinyperceiver.cli.main")) == [
+        "cli.main"
     ]
-    assert forbidden_imports("cli", "from .model import PerceiverAR") == [""]
+    assert wrong_imports("studio.panel", imports_of("from .takes import Take")) == ["relative"]
+    assert circles({"a.x": {"a.y"}, "a.y": {"b.z"}, "b.z": {"a.x"}}) == [
+        ["a.x", "a.y", "b.z", "a.x"]
+    ]

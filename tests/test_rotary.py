@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tinyperceiver.rotary import apply_rotation, rotation_at
+from tinyperceiver.model.rotary import apply_rotation, rotation_at
 
 pytestmark = pytest.mark.numeric
 

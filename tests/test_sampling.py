@@ -14,20 +14,17 @@ import torch
 from conftest import REFERENCE
 from models import seeded, small_model
 
-from tinyperceiver import generation
-from tinyperceiver.checkpoints import from_pretrained
-from tinyperceiver.generation import stream
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
-from tinyperceiver.pieces import load_piece
-from tinyperceiver.sampling import MAX_SILENCE, Grammar, choose_tokens, keep_min_p
-from tinyperceiver.tokenizer import (
-    NUM_EVENTS,
-    PAD,
-    TIME_SHIFT,
-    decode_midi,
-    decode_notes,
-    encode_midi,
-)
+from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.generation import generate
+from tinyperceiver.generation.arguments import GenerateOptions, StreamOptions
+from tinyperceiver.generation.generate import stream
+from tinyperceiver.generation.grammar import MAX_SILENCE, Grammar
+from tinyperceiver.generation.sampling import choose_tokens, keep_min_p
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import decode_midi, decode_notes, encode_midi
+from tinyperceiver.music.vocabulary import NUM_EVENTS, PAD, TIME_SHIFT
 
 pytestmark = pytest.mark.numeric
 
@@ -358,10 +355,13 @@ def test_the_grammar_does_not_read_padding(model):
 
 def test_generate_and_stream_have_the_same_options():
     """An option that is named in one place and forgotten in another would be ignored."""
-    ours = inspect.signature(generation.generate).parameters.keys()
-    fields = {f.name for f in dataclasses.fields(generation._Run) if f.init}
+    ours = inspect.signature(generate.generate).parameters.keys()
+    fields = {f.name for f in dataclasses.fields(generate._Run) if f.init}
     assert ours - {"progress"} == fields
-    source = inspect.getsource(generation.generate)
+    # What type checkers know of the methods.
+    assert ours - {"model", "prompt"} == GenerateOptions.__annotations__.keys()
+    assert fields - {"model", "prompt", "pad_mask"} == StreamOptions.__annotations__.keys()
+    source = inspect.getsource(generate.generate)
     assert all(f"{name}={name}" in source for name in fields)
 
 

@@ -31,20 +31,21 @@ import torch
 from conftest import PATIENCE, new_context, wait_until
 
 from tinyperceiver import PIECES, PerceiverAR, encode_midi, load_piece, play, render
-from tinyperceiver.checkpoints import SHIPPED, WEIGHTS
-from tinyperceiver.decoding import precisions_of
-from tinyperceiver.files import sha256_of
-from tinyperceiver.studio import LONGEST, studio
-from tinyperceiver.takes import (
+from tinyperceiver.checkpoints.folder import WEIGHTS
+from tinyperceiver.checkpoints.pretrained import SHIPPED
+from tinyperceiver.engines.choice import precisions_of
+from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.music.vocabulary import PERFORMANCE, TIME_SHIFT, VELOCITY
+from tinyperceiver.studio.panel import LONGEST, studio
+from tinyperceiver.studio.takes import (
     LABELS,
     Take,
     fitting,
     last_seconds,
     read_takes,
     seconds_of,
-    studio_grid,
 )
-from tinyperceiver.tokenizer import PERFORMANCE, TIME_SHIFT, VELOCITY
+from tinyperceiver.studio.takes_page import studio_grid
 
 ROOT = Path(__file__).parent.parent
 TAKES = ROOT / "book" / "runs" / "studio" / "takes.json"

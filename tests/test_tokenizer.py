@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretty_midi import ControlChange, Instrument, Note, PrettyMIDI
 
-from tinyperceiver import tokenizer
-from tinyperceiver.midi import MAX_NOTE_SECONDS, read_midi
-from tinyperceiver.tokenizer import decode_midi, encode_midi
+from tinyperceiver.music import tokenizer
+from tinyperceiver.music.midi import MAX_NOTE_SECONDS, read_midi
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 
 CASES = json.loads((GOLDEN / "tokenizer_cases.json").read_text(encoding="utf-8"))
 FILES = np.load(GOLDEN / "tokens.npz")

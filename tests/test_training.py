@@ -23,22 +23,27 @@ from lightning_fabric.plugins import MixedPrecision
 from pretty_midi import PrettyMIDI
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver import PerceiverAR, PerceiverConfig, training
-from tinyperceiver.data import Batch, DataError, TokenFile, Windows, fixed_windows
-from tinyperceiver.files import alone_in
-from tinyperceiver.training import (
+from tinyperceiver import PerceiverAR, PerceiverConfig
+from tinyperceiver.dataset.token_file import DataError, TokenFile
+from tinyperceiver.dataset.windows import Batch, Windows, fixed_windows
+from tinyperceiver.files.whole import alone_in
+from tinyperceiver.training import run_folder, step
+from tinyperceiver.training import train as training
+from tinyperceiver.training.config import (
     RUNS,
     Stage,
     TrainingConfig,
     TrainingError,
     learning_rate_at,
-    make_fabric,
+)
+from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.step import (
     make_optimizers,
     nats_per_token,
     sum_of_losses,
-    train,
     training_step,
 )
+from tinyperceiver.training.train import train
 
 pytestmark = pytest.mark.numeric
 
@@ -449,7 +454,7 @@ def test_muon_steps_each_matrix_of_the_layers_at_right_angles(cpu):
 
 
 def test_muon_and_shares_of_matrices_are_refused(folder, tmp_path, cpu, monkeypatch):
-    monkeypatch.setattr(training, "_is_sharded", lambda fabric: True)
+    monkeypatch.setattr(run_folder, "is_sharded", lambda fabric: True)
     with pytest.raises(TrainingError, match="optimizer muon needs whole matrices, and FSDP"):
         train(MUON, folder, tmp_path / "run", fabric=cpu)
     assert not (tmp_path / "run").exists()
@@ -650,7 +655,7 @@ def test_what_is_not_finite_stops_the_run(folder, tmp_path, uninterrupted, monke
             loss.register_hook(lambda grad: grad * math.inf)
         return loss
 
-    monkeypatch.setattr(training, "sum_of_losses", spoiled)
+    monkeypatch.setattr(step, "sum_of_losses", spoiled)
     message = (
         r"step 5 is not finite \(loss .*\); the last save is in .*last\.ckpt\. "
         r"Try a lower learning_rate or a longer warm-up$"

@@ -2,41 +2,38 @@
 
 import importlib
 import os
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinyperceiver.attention import HybridAttention, MultiHeadAttention
-    from tinyperceiver.audio import (
-        mp3_bytes,
-        piano_roll,
-        play,
-        render,
-        synthesizer,
-        wav_bytes,
+    from tinyperceiver.checkpoints.convert import convert_checkpoint
+    from tinyperceiver.checkpoints.folder import CheckpointError
+    from tinyperceiver.dataset.prepare import prepare_folder, prepare_giantmidi
+    from tinyperceiver.dataset.token_file import TokenFile
+    from tinyperceiver.dataset.windows import Windows
+    from tinyperceiver.engines.onnx_export import export_onnx
+    from tinyperceiver.generation.generate import generate, stream
+    from tinyperceiver.model.attention import HybridAttention, MultiHeadAttention
+    from tinyperceiver.model.config import PRESETS, PerceiverConfig
+    from tinyperceiver.model.perceiver_ar import DecoderLayer, PerceiverAR
+    from tinyperceiver.model.rotary import apply_rotation, rotation_at
+    from tinyperceiver.music.midi import MidiReadError, read_midi
+    from tinyperceiver.music.pieces import PIECES, load_piece
+    from tinyperceiver.music.tokenizer import (
+        decode_midi,
+        decode_notes,
+        encode_midi,
+        encode_performance,
     )
-    from tinyperceiver.checkpoints import CheckpointError, convert_checkpoint
-    from tinyperceiver.data import TokenFile, Windows
-    from tinyperceiver.evaluation import evaluate
-    from tinyperceiver.finetuning import finetuning_config
-    from tinyperceiver.generation import generate, stream
-    from tinyperceiver.midi import MidiReadError, read_midi
-    from tinyperceiver.model import PRESETS, DecoderLayer, PerceiverAR, PerceiverConfig
-    from tinyperceiver.onnx_export import export_onnx
-    from tinyperceiver.performance import encode_performance
-    from tinyperceiver.pieces import PIECES, load_piece
-    from tinyperceiver.pipeline import pipeline
-    from tinyperceiver.prepare import prepare_folder, prepare_giantmidi
-    from tinyperceiver.rotary import apply_rotation, rotation_at
-    from tinyperceiver.tokenizer import decode_midi, decode_notes, encode_midi
-    from tinyperceiver.training import (
-        RUNS,
-        Stage,
-        TrainingConfig,
-        make_fabric,
-        train,
-    )
+    from tinyperceiver.music_pipeline import pipeline
+    from tinyperceiver.sound.encoding import mp3_bytes, wav_bytes
+    from tinyperceiver.sound.player import play
+    from tinyperceiver.sound.roll import piano_roll
+    from tinyperceiver.sound.synthesis import render, synthesizer
+    from tinyperceiver.training.config import RUNS, Stage, TrainingConfig
+    from tinyperceiver.training.devices import make_fabric
+    from tinyperceiver.training.evaluate import evaluate
+    from tinyperceiver.training.finetune import finetuning_config
+    from tinyperceiver.training.train import train
 
 # A thread of PyTorch that waits for the others spins, by default 300,000 times, before it
 # sleeps. Where other processes are busy, it takes the core from the thread that it waits
@@ -91,23 +88,30 @@ __all__ = [
 # PyTorch takes seconds to import. What needs it is imported when it is asked for, so that
 # `tinyperceiver --help` and the processes that only tokenize need not wait for it.
 _MODULE_OF = {
-    "attention": "HybridAttention MultiHeadAttention",
-    "audio": "mp3_bytes piano_roll play render synthesizer wav_bytes",
-    "checkpoints": "CheckpointError convert_checkpoint",
-    "data": "TokenFile Windows",
-    "evaluation": "evaluate",
-    "finetuning": "finetuning_config",
-    "generation": "generate stream",
-    "midi": "MidiReadError read_midi",
-    "model": "PRESETS DecoderLayer PerceiverAR PerceiverConfig",
-    "onnx_export": "export_onnx",
-    "performance": "encode_performance",
-    "pieces": "PIECES load_piece",
-    "pipeline": "pipeline",
-    "prepare": "prepare_folder prepare_giantmidi",
-    "rotary": "apply_rotation rotation_at",
-    "tokenizer": "decode_midi decode_notes encode_midi",
-    "training": "RUNS Stage TrainingConfig make_fabric train",
+    "checkpoints.convert": "convert_checkpoint",
+    "checkpoints.folder": "CheckpointError",
+    "dataset.prepare": "prepare_folder prepare_giantmidi",
+    "dataset.token_file": "TokenFile",
+    "dataset.windows": "Windows",
+    "engines.onnx_export": "export_onnx",
+    "generation.generate": "generate stream",
+    "model.attention": "HybridAttention MultiHeadAttention",
+    "model.config": "PRESETS PerceiverConfig",
+    "model.perceiver_ar": "DecoderLayer PerceiverAR",
+    "model.rotary": "apply_rotation rotation_at",
+    "music.midi": "MidiReadError read_midi",
+    "music.pieces": "PIECES load_piece",
+    "music.tokenizer": "decode_midi decode_notes encode_midi encode_performance",
+    "music_pipeline": "pipeline",
+    "sound.encoding": "mp3_bytes wav_bytes",
+    "sound.player": "play",
+    "sound.roll": "piano_roll",
+    "sound.synthesis": "render synthesizer",
+    "training.config": "RUNS Stage TrainingConfig",
+    "training.devices": "make_fabric",
+    "training.evaluate": "evaluate",
+    "training.finetune": "finetuning_config",
+    "training.train": "train",
 }
 _MODULE_OF = {
     name: module for module, names in _MODULE_OF.items() for name in names.split()
@@ -124,20 +128,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(globals().keys() | set(__all__))
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        """Called also by Python with each module of the package that was imported."""
-        if name == "pipeline" and isinstance(value, ModuleType):
-            value = value.pipeline  # the function of this name, not the module
-        super().__setattr__(name, value)
-        # Of these two the one that was asked for comes last.
-        is_last = name == "model" and f"{__name__}.decoding" not in sys.modules
-        if is_last or name == "decoding":
-            # They give PerceiverAR its generate, from_pretrained and save_pretrained.
-            importlib.import_module(f"{__name__}.generation")
-            importlib.import_module(f"{__name__}.checkpoints")
-
-
-sys.modules[__name__].__class__ = _Package

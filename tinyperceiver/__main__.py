@@ -1,6 +1,6 @@
 """`python -m tinyperceiver` is the command line, too; torchrun starts it so."""
 
-from tinyperceiver.cli import main
+from tinyperceiver.cli.main import main
 
 __all__ = ["main"]
 

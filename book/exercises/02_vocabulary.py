@@ -1,17 +1,17 @@
 """Exercises of chapter 2."""
 
-from tinyperceiver.teaching.vocabulary import (
-    check_loose_ends,
-    check_shorten,
-    check_stretch,
-    check_transpose,
-)
-from tinyperceiver.tokenizer import (
+from tinyperceiver.music.vocabulary import (
     LONGEST_SHIFT,
     NOTE_OFF,
     TIME_SHIFT,
     VELOCITY,
     VELOCITY_BIN,
+)
+from tinyperceiver.teaching.vocabulary import (
+    check_loose_ends,
+    check_shorten,
+    check_stretch,
+    check_transpose,
 )
 
 

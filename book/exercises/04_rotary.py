@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tinyperceiver.rotary import apply_rotation, rotation_at
+from tinyperceiver.model.rotary import apply_rotation, rotation_at
 from tinyperceiver.teaching.rotary import (
     check_long_rotation,
     check_period,

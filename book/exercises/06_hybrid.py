@@ -2,7 +2,7 @@
 
 import torch
 
-from tinyperceiver.attention import causal_mask
+from tinyperceiver.model.attention import causal_mask
 from tinyperceiver.teaching.hybrid import (
     check_audit,
     check_cheaper_mask,

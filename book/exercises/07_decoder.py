@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from tinyperceiver.attention import CausalSelfAttention
-from tinyperceiver.model import PerceiverAR, PerceiverConfig
+from tinyperceiver.model.attention import CausalSelfAttention
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.vocabulary import PAD
 from tinyperceiver.teaching.decoder import (
     check_count_parameters,
     check_design,
@@ -13,7 +15,6 @@ from tinyperceiver.teaching.decoder import (
     check_post_norm_layer,
     check_stop_early,
 )
-from tinyperceiver.tokenizer import PAD
 
 
 # %% count_parameters: Count without building

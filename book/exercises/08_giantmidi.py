@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from tinyperceiver.music.vocabulary import NUM_EVENTS, VELOCITY
 from tinyperceiver.teaching.giantmidi import (
     check_held_out,
     check_pieces_of,
@@ -11,7 +12,6 @@ from tinyperceiver.teaching.giantmidi import (
     check_vary_touch,
     check_where,
 )
-from tinyperceiver.tokenizer import NUM_EVENTS, VELOCITY
 
 
 # %% pieces_of: Warm-up: read a token file

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.model import PerceiverConfig
+from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.teaching.training import (
     check_clip,
     check_gradients_in_turns,
@@ -13,7 +13,7 @@ from tinyperceiver.teaching.training import (
     check_plan_run,
     check_rate_at,
 )
-from tinyperceiver.training import Stage, TrainingConfig
+from tinyperceiver.training.config import Stage, TrainingConfig
 
 
 # %% mean_nats: The loss, without cross_entropy

@@ -2,13 +2,13 @@
 
 import torch
 
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, VELOCITY
 from tinyperceiver.teaching.sampling import (
     check_few_keys,
     check_keep_typical,
     check_my_filter,
     check_window_after,
 )
-from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, VELOCITY
 
 
 # %% window_after: Which window?

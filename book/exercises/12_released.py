@@ -6,7 +6,7 @@ import re
 import numpy as np
 import torch
 
-from tinyperceiver.checkpoints import PEER_NAMES
+from tinyperceiver.checkpoints.released import PEER_NAMES
 from tinyperceiver.teaching.released import (
     check_arguments_of,
     check_compare_settings,

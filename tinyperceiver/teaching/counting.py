@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.audio import piano_roll
-from tinyperceiver.ngrams import NGramModel
-from tinyperceiver.pieces import PIECES, load_piece
-from tinyperceiver.teaching.checking import Mistake, checker
-from tinyperceiver.teaching.music import EDGES, KINDS, name_of
-from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive, shades
-from tinyperceiver.tokenizer import (
+from tinyperceiver.music.ngrams import NGramModel
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
+from tinyperceiver.music.vocabulary import (
     NOTE_OFF,
     NUM_EVENTS,
     STEPS_PER_SECOND,
     TIME_SHIFT,
     VELOCITY,
-    decode_midi,
-    encode_midi,
 )
+from tinyperceiver.sound.roll import piano_roll
+from tinyperceiver.teaching.checking import Mistake, checker
+from tinyperceiver.teaching.music import EDGES, KINDS, name_of
+from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive, shades
 
 if TYPE_CHECKING:
     from IPython.display import HTML

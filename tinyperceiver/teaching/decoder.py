@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.music.vocabulary import PAD
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.measuring import tiny_weights
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from tinyperceiver.tokenizer import PAD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -767,8 +768,8 @@ def _seen_by_answer(model: PerceiverAR) -> PerceiverAR:
 
 def _nats_by_depth(stop_early: Callable) -> str:
     """What the shipped model expects of a piece, when stopped after 0, 1, ... layers."""
-    from tinyperceiver.pieces import load_piece
-    from tinyperceiver.tokenizer import encode_midi
+    from tinyperceiver.music.pieces import load_piece
+    from tinyperceiver.music.tokenizer import encode_midi
 
     model = PerceiverAR(PRESETS["tiny"]).eval()
     model.load_state_dict(tiny_weights())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinyperceiver.audio import mp3_bytes
+from tinyperceiver.sound.encoding import mp3_bytes
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.style import (
     BLUE,

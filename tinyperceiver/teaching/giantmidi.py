@@ -9,11 +9,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from tinyperceiver.data import END, IGNORED, Batch, Windows
+from tinyperceiver.dataset.token_file import END
+from tinyperceiver.dataset.windows import IGNORED, Batch, Windows
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import BLUE, GREY, ORANGE, PINK, interactive
-from tinyperceiver.tokenizer import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 
 if TYPE_CHECKING:
     from IPython.display import HTML

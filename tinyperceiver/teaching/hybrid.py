@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tinyperceiver.attention import attention_formula, causal_mask
+from tinyperceiver.model.attention import attention_formula, causal_mask
 from tinyperceiver.teaching.checking import Mistake, checker
 
 __all__ = [

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinyperceiver.pieces import PIECES, load_piece
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.music import EDGES, KINDS
 from tinyperceiver.teaching.records import recorded_numbers
-from tinyperceiver.tokenizer import NOTE_OFF, TIME_SHIFT, encode_midi
 
 RECORD = "runs/tiny/measured.json"
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyperceiver.attention import HybridAttention, attend
-from tinyperceiver.rotary import Rotation, apply_rotation
+from tinyperceiver.model.attention import HybridAttention, attend
+from tinyperceiver.model.rotary import Rotation, apply_rotation
+from tinyperceiver.music.vocabulary import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT
 from tinyperceiver.teaching.music import played
-from tinyperceiver.tokenizer import NOTE_OFF, STEPS_PER_SECOND, TIME_SHIFT
 
 # The shipped checkpoint
 

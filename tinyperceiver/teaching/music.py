@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinyperceiver.tokenizer import (
+from tinyperceiver.music.tokenizer import decode_midi
+from tinyperceiver.music.vocabulary import (
     NOTE_OFF,
     NOTE_ON,
     NUM_EVENTS,
@@ -15,7 +16,6 @@ from tinyperceiver.tokenizer import (
     TIME_SHIFT,
     VELOCITY,
     VELOCITY_BIN,
-    decode_midi,
 )
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from tinyperceiver.download import download
+from tinyperceiver.files.download import download
 
 BOOK = Path(__file__).parents[2] / "book"
 ADDRESS = "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/"

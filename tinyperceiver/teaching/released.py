@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tinyperceiver.checkpoints import PEER_SPEEDS, peer_name
-from tinyperceiver.model import PRESETS, PerceiverAR, PerceiverConfig
+from tinyperceiver.checkpoints.released import PEER_SPEEDS, peer_name
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tinyperceiver.rotary import apply_rotation, rotation_at
+from tinyperceiver.model.rotary import apply_rotation, rotation_at
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.style import (
     BLUE,

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinyperceiver.pieces import PIECES, load_piece
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import encode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.music import name_of
 from tinyperceiver.teaching.records import recorded_numbers
@@ -24,13 +26,6 @@ from tinyperceiver.teaching.style import (
     PINK,
     interactive,
     numbers_url,
-)
-from tinyperceiver.tokenizer import (
-    NOTE_OFF,
-    NUM_EVENTS,
-    TIME_SHIFT,
-    VELOCITY,
-    encode_midi,
 )
 
 if TYPE_CHECKING:
@@ -322,7 +317,7 @@ def _pair(value, name: str) -> tuple[int, int]:
 @checker
 def check_window_after(answer: Callable) -> str:
     """Exercise 1: latents and prefix after some tokens, while the window slides."""
-    from tinyperceiver.model import PRESETS, PerceiverConfig
+    from tinyperceiver.model.config import PRESETS, PerceiverConfig
 
     small = PerceiverConfig(
         vocab_size=389, max_seq_len=96, max_latents=32, num_channels=64, num_heads=4,
@@ -547,7 +542,7 @@ def check_few_keys(answer: Callable) -> str:
 @cache
 def _asked() -> tuple[Tensor, Tensor]:
     """Logits before tokens of the shipped pieces, without padding, and these tokens."""
-    from tinyperceiver.model import PerceiverAR
+    from tinyperceiver.model.perceiver_ar import PerceiverAR
 
     model = PerceiverAR.from_pretrained("tiny")
     rows, targets = [], []

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tinyperceiver.model import PRESETS, PerceiverConfig
-from tinyperceiver.pieces import load_piece
+from tinyperceiver.model.config import PRESETS, PerceiverConfig
+from tinyperceiver.music.pieces import load_piece
+from tinyperceiver.music.tokenizer import encode_midi
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.records import recorded_numbers
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from tinyperceiver.tokenizer import encode_midi
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.audio import BLUE as BLUE
-from tinyperceiver.audio import ORANGE as ORANGE
+from tinyperceiver.sound.roll import BLUE as BLUE
+from tinyperceiver.sound.roll import ORANGE as ORANGE
 
 if TYPE_CHECKING:
     from IPython.display import HTML

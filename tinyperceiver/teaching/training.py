@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 
-from tinyperceiver.model import PRESETS, PerceiverAR
+from tinyperceiver.model.config import PRESETS
+from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.records import recorded_file
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from tinyperceiver.training import TrainingConfig
+from tinyperceiver.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -627,7 +628,7 @@ def _small_model() -> PerceiverAR:
 
 @checker
 def check_gradients_in_turns(answer: Callable) -> str:
-    from tinyperceiver.data import Batch
+    from tinyperceiver.dataset.windows import Batch
 
     model = _small_model()
     tokens = torch.randint(388, (6, 12))

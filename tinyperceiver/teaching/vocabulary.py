@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.audio import mp3_bytes
-from tinyperceiver.pieces import PIECES, load_piece
+from tinyperceiver.music.pieces import PIECES, load_piece
+from tinyperceiver.music.tokenizer import decode_midi, encode_midi
+from tinyperceiver.music.vocabulary import (
+    NOTE_OFF,
+    NOTE_ON,
+    NUM_EVENTS,
+    PAD,
+    PERFORMANCE,
+    STEPS_PER_SECOND,
+    TIME_SHIFT,
+    VELOCITY,
+)
+from tinyperceiver.sound.encoding import mp3_bytes
 from tinyperceiver.teaching.checking import Mistake, checker
 from tinyperceiver.teaching.music import (
     kind_of,
@@ -25,18 +36,6 @@ from tinyperceiver.teaching.style import (
     ORANGE,
     PINK,
     interactive,
-)
-from tinyperceiver.tokenizer import (
-    NOTE_OFF,
-    NOTE_ON,
-    NUM_EVENTS,
-    PAD,
-    PERFORMANCE,
-    STEPS_PER_SECOND,
-    TIME_SHIFT,
-    VELOCITY,
-    decode_midi,
-    encode_midi,
 )
 
 if TYPE_CHECKING:

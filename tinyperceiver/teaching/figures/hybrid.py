@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tinyperceiver.attention import causal_mask
+from tinyperceiver.model.attention import causal_mask
+from tinyperceiver.music.tokenizer import decode_midi
+from tinyperceiver.music.vocabulary import STEPS_PER_SECOND
 from tinyperceiver.teaching.drawing import (
     LATENTS,
     PREFIX,
@@ -24,7 +26,6 @@ from tinyperceiver.teaching.drawing import (
 )
 from tinyperceiver.teaching.music import times_of
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from tinyperceiver.tokenizer import STEPS_PER_SECOND, decode_midi
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.audio import piano_roll
+from tinyperceiver.music.tokenizer import decode_midi
+from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT, VELOCITY
+from tinyperceiver.sound.roll import piano_roll
 from tinyperceiver.teaching.drawing import (
     LATENTS,
     PREFIX,
@@ -21,7 +23,6 @@ from tinyperceiver.teaching.drawing import (
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS, played
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from tinyperceiver.tokenizer import NOTE_OFF, TIME_SHIFT, VELOCITY, decode_midi
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,53 @@
+"""`tinyperceiver export`: a model as one ONNX file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyperceiver.cli.music_files import check_writable
+from tinyperceiver.cli.options import Revision
+
+
+def export(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="'tiny', which is shipped; a folder; or a model id on the hub.",
+            metavar="MODEL",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="File to write, .onnx.", metavar="OUT")
+    ],
+    bits: Annotated[
+        int,
+        typer.Option(
+            help="Bits of a weight, 32, 16, 8 or 4: fewer make a smaller file, which "
+            "is less exact."
+        ),
+    ] = 32,
+    attention_weights: Annotated[
+        bool,
+        typer.Option(
+            "--attention-weights",
+            help="Also output the attention weights of the first layer.",
+        ),
+    ] = False,
+    revision: Revision = None,
+) -> None:
+    """Write a model as one ONNX file, which plays without Python and PyTorch.
+
+    The page "The model in one file" of the book describes the file.
+
+    \b
+    tinyperceiver export tiny tiny.onnx
+    tinyperceiver export krasserm/perceiver-ar-sam-giant-midi released.onnx --bits 8
+    """
+    from tinyperceiver import PerceiverAR, export_onnx
+
+    check_writable(output, {".onnx"})
+    model = PerceiverAR.from_pretrained(checkpoint, revision)
+    export_onnx(model, output, bits, attention_weights)
+    size = output.stat().st_size
+    print(f"{output}: {model.num_parameters:,} parameters, {size / 1e6:.1f} MB")

@@ -1,0 +1,68 @@
+"""The command line: `tinyperceiver COMMAND`; `tinyperceiver --help` lists the commands."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tinyperceiver.cli.convert import convert
+from tinyperceiver.cli.evaluate import evaluate
+from tinyperceiver.cli.export import export
+from tinyperceiver.cli.generate import generate
+from tinyperceiver.cli.prepare import folder, giantmidi
+from tinyperceiver.cli.render import render
+from tinyperceiver.cli.train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tinyperceiver",
+    help="Continue piano music with a Perceiver AR, and hear it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+prepare = typer.Typer(
+    help="Turn MIDI files into tokens to train on.", no_args_is_help=True
+)
+for command in (generate, render, convert, export):
+    app.command()(command)
+app.add_typer(prepare, name="prepare")
+for command in (giantmidi, folder):
+    prepare.command()(command)
+for command in (evaluate, train):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from tinyperceiver import __version__
+
+        print(f"tinyperceiver {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Continue piano music with a Perceiver AR, and hear it."""
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line, and exit with 1."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"tinyperceiver: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,183 @@
+"""`tinyperceiver train`: train a model, or fine-tune one."""
+
+import json
+import os
+import shlex
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="A named run ('tiny' is the shipped model's, 'small' that of the next one, "
+            "'released' the published one), "
+            "or a JSON file like the one that --show prints.",
+            show_default="with --from: a short run that suits model and data",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Fine-tune this model, instead of starting from random weights: 'tiny', which "
+            "is shipped; a folder; or a model id on the hub.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder with train.bin and valid.bin, from `prepare`."),
+    ] = Path("data/giantmidi"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run; one that was stopped goes on from its last save.",
+            show_default="runs/ and the name of --config or, without it, of --data",
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the configuration and stop.")
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="32-true, bf16-mixed or 16-mixed.", show_default="as in --config"
+        ),
+    ] = None,
+    rows_at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Windows computed together by a process: fewer need less memory.",
+        ),
+    ] = 8,
+    checkpoint_activations: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-activations", help="Compute more, keep less in memory."
+        ),
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first (torch.compile).")
+    ] = False,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="GPUs of each machine, or processes on its CPU.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="auto, ddp, or fsdp for models larger than a GPU.")
+    ] = "auto",
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Pause when this many steps are done.")
+    ] = None,
+) -> None:
+    """Train a Perceiver AR on prepared tokens, or fine-tune one that is trained.
+
+    \b
+    tinyperceiver train --from tiny --data data/my-midi
+    tinyperceiver train --config tiny --data data/giantmidi
+    tinyperceiver train --config released --precision bf16-mixed --devices 2
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST -m tinyperceiver \\
+        train --config released --devices 4 --nodes 2
+    """
+    from dataclasses import replace
+
+    from tinyperceiver import PerceiverAR, TokenFile
+    from tinyperceiver.training.config import RUNS, TrainingConfig, TrainingError
+    from tinyperceiver.training.devices import make_fabric
+    from tinyperceiver.training.finetune import describe_gain, finetuning_config
+    from tinyperceiver.training.train import train as train_model
+
+    initial_model = None
+    if config is None:
+        if start is None:
+            raise ValueError(
+                "give --from MODEL to fine-tune a model, or --config NAME to train a new one"
+            )
+        splits = [TokenFile(data / f"{split}.bin") for split in ("train", "valid")]
+        initial_model = PerceiverAR.from_pretrained(start)
+        name, run = (
+            data.resolve().name,
+            finetuning_config(initial_model.config, *splits),
+        )
+    elif config in RUNS:
+        name, run = config, RUNS[config]
+    else:
+        path = Path(config)
+        if not path.is_file():
+            raise ValueError(
+                f"--config {config} is neither a file nor one of {', '.join(RUNS)}"
+            )
+        name = path.stem
+        try:
+            run = TrainingConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if start is not None and initial_model is None:
+        initial_model = PerceiverAR.from_pretrained(start)
+    _check_choice("--accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    _check_choice("--strategy", strategy, ("auto", "ddp", "fsdp"))
+    if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
+        raise ValueError(
+            "--nodes is for several machines: start torchrun on each of them, as --help shows"
+        )
+    if precision is not None:
+        run = replace(run, precision=precision)
+    if show:
+        print(json.dumps(run.to_json(), indent=2))
+        return
+    out = out or Path("runs") / name
+    fabric = make_fabric(
+        run.precision,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=strategy,
+    )
+    try:
+        model = train_model(
+            run,
+            data,
+            out,
+            initial_model=initial_model,
+            fabric=fabric,
+            rows_at_once=rows_at_once,
+            checkpoint_activations=checkpoint_activations,
+            compile=compile,
+            stop_after=stop_after,
+        )
+    except TrainingError:
+        raise
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on from the last save in {out}")
+        raise
+    except RuntimeError:  # from a GPU or the network between machines: where, and why?
+        traceback.print_exc()
+        raise
+    if fabric.is_global_zero:
+        size = f"{model.num_parameters:,} parameters"
+        if (out / "model").exists():
+            best = f"{out / 'best'} has the lowest held-out loss"
+            print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
+            if start is not None:
+                print(describe_gain(out))
+            print(
+                f"hear it: tinyperceiver generate piece.mid -o out.mid "
+                f"--checkpoint {shlex.quote(str(out / 'best'))}"
+            )
+        else:
+            print(
+                f"{out}: {size}, paused after {stop_after:,} of {run.steps:,} steps; "
+                f"the same command without --stop-after continues"
+            )
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} must be {' or '.join(choices)}, not {value!r}")

@@ -1,0 +1,92 @@
+"""The shape of a model, and the shapes that have a name."""
+
+from dataclasses import dataclass
+
+__all__ = ["PRESETS", "PerceiverConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceiverConfig:
+    """The shape of a Perceiver AR; field names are those published.
+
+    Raises:
+        ValueError: a field is out of range, named with its value.
+    """
+
+    vocab_size: int = 389  # V
+    max_seq_len: int = 6144  # longest window n, in tokens
+    max_latents: int = 2048  # most latents l, in tokens; the rest is prefix
+    num_channels: int = 768  # D
+    num_heads: int = 8  # H
+    num_self_attention_layers: int = 18  # after the hybrid layer
+    num_self_attention_rotary_layers: int = 1  # of those, how many rotate; -1 for all
+    cross_attention_widening_factor: int = 4  # width of the hybrid layer's MLP, over D
+    self_attention_widening_factor: int = 4  # width of the other MLPs, over D
+    cross_attention_dropout: float = 0.1  # share of the prefix not read in training
+    post_attention_dropout: float = 0.1  # of attention weights, after the softmax
+    residual_dropout: float = 0.1  # of what a branch adds to the stream
+    init_scale: float = 0.02  # standard deviation of the weights at first
+
+    def __post_init__(self) -> None:
+        least = {"num_self_attention_layers": 0, "num_self_attention_rotary_layers": -1}
+        for name, value in vars(self).items():
+            if name.endswith("dropout"):
+                if not 0 <= value < 1:
+                    raise ValueError(
+                        f"{name} must be at least 0 and less than 1, not {value!r}"
+                    )
+            elif name == "init_scale":
+                if not value > 0:
+                    raise ValueError(f"init_scale must be positive, not {value!r}")
+            elif not isinstance(value, int) or value < least.get(name, 1):
+                raise ValueError(
+                    f"{name} must be an integer >= {least.get(name, 1)}, not {value!r}"
+                )
+        if self.max_latents > self.max_seq_len:
+            raise ValueError(
+                f"max_latents ({self.max_latents}) must not exceed max_seq_len "
+                f"({self.max_seq_len})"
+            )
+        if self.num_channels % (2 * self.num_heads):
+            raise ValueError(
+                f"num_channels ({self.num_channels}) must be an even multiple of "
+                f"num_heads ({self.num_heads}): the rotation turns pairs of channels"
+            )
+
+    @property
+    def max_prefix_len(self) -> int:
+        """Longest prefix m, in tokens."""
+        return self.max_seq_len - self.max_latents
+
+    @property
+    def num_rotary_layers(self) -> int:
+        """How many self-attention layers, from the first, rotate queries and keys."""
+        number = self.num_self_attention_rotary_layers
+        return self.num_self_attention_layers if number == -1 else number
+
+
+# Name -> shape. Parameters: released 134,840,832; tiny 4,825,600; small 7,088,832.
+PRESETS = {
+    "released": PerceiverConfig(),
+    "tiny": PerceiverConfig(
+        max_seq_len=2048,
+        max_latents=1024,
+        num_channels=256,
+        num_heads=4,
+        num_self_attention_layers=5,
+        cross_attention_dropout=0.0,
+        post_attention_dropout=0.0,
+        residual_dropout=0.0,
+    ),
+    "small": PerceiverConfig(
+        max_seq_len=2048,
+        max_latents=1024,
+        num_channels=288,
+        num_heads=4,
+        num_self_attention_layers=6,
+        num_self_attention_rotary_layers=-1,
+        cross_attention_dropout=0.0,
+        post_attention_dropout=0.0,
+        residual_dropout=0.0,
+    ),
+}

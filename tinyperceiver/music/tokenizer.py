@@ -1,0 +1,255 @@
+"""Piano performances as token ids, and back.
+
+The vocabulary (Huang et al. 2019, appendix A.2, after Oore et al. 2018):
+
+    0-127    note on, by MIDI pitch
+    128-255  note off, by MIDI pitch
+    256-355  time shift of 10 ms ... 1 s
+    356-387  velocity of the notes to come, in 32 bins of 4
+    388      padding, no event
+    389      opens a sequence of `encode_performance`, never of `encode_midi`
+
+Two encoders share it. `encode_midi` does exactly what was done to the data of the
+released model, its quirks included; `encode_performance` does what the papers describe,
+for models trained anew.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyperceiver.music.midi import join_notes
+from tinyperceiver.music.pedal import hold_by_pedal, hold_by_peer_pedal
+from tinyperceiver.music.vocabulary import (
+    LONGEST_SHIFT,
+    MAX_NOTES,
+    NOTE_OFF,
+    NOTE_ON,
+    NUM_EVENTS,
+    PAD,
+    PERFORMANCE,
+    STEPS_PER_SECOND,
+    TIME_SHIFT,
+    VELOCITY,
+    VELOCITY_BIN,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from pretty_midi import Note, PrettyMIDI
+if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
+__all__ = ["decode_midi", "decode_notes", "encode_midi", "encode_performance"]
+
+log = logging.getLogger(__name__)
+
+
+def encode_midi(midi: "PrettyMIDI") -> list[int]:
+    """Tokens of a performance, exactly as the released model was trained on them.
+
+    Quirks that the model has learnt, and that a cleaner encoder would take from it: a
+    velocity token stands before nearly every note; time shifts round the gaps between
+    events, so that errors add up; notes after the last pedal are dropped; if no note
+    starts after a pedal, the next pedal repeats its notes.
+
+    Args:
+        midi: any number of instruments, all merged, drums too; left as it is.
+
+    Returns:
+        Token ids 0 ... 387.
+
+    Raises:
+        ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ...
+            127, a time that is negative or without end), or pedals that repeat the
+            notes without bound.
+    """
+    parts, room = [], MAX_NOTES
+    for instrument in midi.instruments:
+        parts.append(hold_by_peer_pedal(instrument, room))
+        room -= len(parts[-1][0])
+    start, end, pitch, velocity = join_notes(parts)
+    by_start = np.argsort(start, kind="stable")
+    time = np.stack((start, end), axis=1)[by_start].ravel()  # on, off, on, off, ...
+    by_time = np.argsort(time, kind="stable")
+    note, is_off = by_start[by_time >> 1], (by_time & 1).astype(bool)
+
+    gap = np.diff(time[by_time], prepend=0.0)
+    steps = np.rint(gap * STEPS_PER_SECOND).astype(np.int64)  # half to even
+    velocity = velocity[note].astype(np.int64)
+    # A note-off counts as -1, which equals no bin.
+    previous = np.concatenate(([0], np.where(is_off, -1, velocity)))[:-1]
+    # The peer's slip, kept: it compares a bin with a raw velocity.
+    has_velocity = ~is_off & (velocity // VELOCITY_BIN != previous)
+    return write_tokens(steps, is_off, pitch[note], velocity, has_velocity)
+
+
+def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyMIDI":
+    """The performance that tokens describe: one piano, without pedal.
+
+    What `encode_midi` or a model trained on it wrote is read as the released model's
+    library reads it: velocity is 4 times the bin, and 0 before the first velocity
+    token; a note-off keeps its note-on, so that a second note-off yields a second note.
+    After a first token 389, what `encode_performance` wrote is read by cleaner rules:
+    velocity is the middle of the bin, and a note-off ends its note. Either way notes
+    without end or length vanish, and note-offs without a note are skipped and counted
+    in the log.
+
+    Args:
+        tokens: ids 0 ... 387, (n,), of any integer type; the first may be 389.
+
+    Returns:
+        A `pretty_midi.PrettyMIDI` with one instrument, its notes sorted by start.
+
+    Raises:
+        ValueError: a token is not a MIDI event (named with its place), or the shape or
+            type is not that of token ids.
+    """
+    from pretty_midi import Instrument, PrettyMIDI
+
+    piano = Instrument(program=1)
+    notes = decode_notes(_check_tokens(tokens))
+    piano.notes = sorted(notes, key=lambda note: note.start)
+    midi = PrettyMIDI()
+    midi.instruments.append(piano)
+    return midi
+
+
+def decode_notes(tokens: Iterable[int]) -> "Iterator[Note]":
+    """The notes of `decode_midi`, each as soon as the token that ends it has come.
+
+    Made for tokens that are still being written, such as those of `PerceiverAR.stream`:
+    a note can be heard while the next one is chosen.
+
+    Args:
+        tokens: ids 0 ... 387, of any integer type; the first may be 389.
+
+    Yields:
+        `pretty_midi.Note`, in the order of their ends; times in seconds from the first
+        token on.
+
+    Raises:
+        ValueError: a token is not a MIDI event; notes before it have been given.
+    """
+    from pretty_midi import Note
+
+    by_paper, struck, time, velocity, unmatched = False, {}, 0.0, 0, 0
+    for place, token in enumerate(tokens):
+        if place == 0 and token == PERFORMANCE:
+            by_paper = True
+        elif not 0 <= token < NUM_EVENTS:
+            raise ValueError(
+                f"token {token} at place {place} is not a MIDI event: those are "
+                f"0 ... {NUM_EVENTS - 1} ({PAD} is padding)"
+            )
+        elif token < NOTE_OFF:
+            struck[int(token)] = time, velocity
+        elif token < TIME_SHIFT:
+            pitch = int(token) - NOTE_OFF
+            if pitch not in struck:
+                unmatched += 1
+                continue
+            start, loudness = struck.pop(pitch) if by_paper else struck[pitch]
+            if time > start:
+                yield Note(loudness, pitch, start, time)
+        elif token < VELOCITY:
+            time += (int(token) - TIME_SHIFT + 1) / STEPS_PER_SECOND
+            if by_paper:  # stay on the grid
+                time = round(time * STEPS_PER_SECOND) / STEPS_PER_SECOND
+        else:
+            middle = VELOCITY_BIN // 2 if by_paper else 0
+            velocity = VELOCITY_BIN * (int(token) - VELOCITY) + middle
+    if unmatched:
+        log.info("skipped %d note-offs without a note-on", unmatched)
+
+
+def _check_tokens(tokens) -> list[int]:
+    if hasattr(tokens, "cpu"):
+        tokens = tokens.cpu()  # a tensor on an accelerator
+    ids = np.asarray(tokens)
+    if ids.size == 0:
+        return []
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"tokens must be integers in one dimension, not {ids.dtype} of shape "
+            f"{ids.shape}; decode the rows of a batch one by one"
+        )
+    return ids.tolist()
+
+
+def write_tokens(
+    steps: np.ndarray,
+    is_off: np.ndarray,
+    pitch: np.ndarray,
+    velocity: np.ndarray,
+    has_velocity: np.ndarray,
+) -> list[int]:
+    """Tokens of events in order: shifts over `steps`, the velocity if any, the key."""
+    longest, rest = np.divmod(steps, LONGEST_SHIFT)
+    # The place after each event's tokens.
+    after = np.cumsum(longest + (rest > 0) + has_velocity + 1)
+    # The longest shift, where nothing else comes to stand.
+    tokens = np.full(after[-1] if len(after) else 0, VELOCITY - 1)
+    tokens[after - 1] = pitch + np.where(is_off, NOTE_OFF, NOTE_ON)
+    tokens[(after - 2)[has_velocity]] = (
+        VELOCITY + velocity[has_velocity] // VELOCITY_BIN
+    )
+    has_rest = rest > 0
+    tokens[(after - 2 - has_velocity)[has_rest]] = TIME_SHIFT - 1 + rest[has_rest]
+    return tokens.tolist()
+
+
+def encode_performance(midi: "PrettyMIDI") -> list[int]:
+    """Tokens of a performance as in Huang et al. 2019, appendix A.2, for new models.
+
+    Every key struck comes once. Times are rounded to the grid of steps before gaps are
+    taken, so that nothing drifts; a velocity token comes only when the bin changes. A
+    key released while the sustain pedal is down sounds until the pedal goes up or the
+    key is struck again, and any key for at least one step. Strokes of one key that
+    round to the same step merge. Drums are left out.
+
+    Args:
+        midi: any number of instruments, all merged; left as it is.
+
+    Returns:
+        Token ids; the first is 389, by which `decode_midi` knows them and the released
+        model refuses them, so that the two encodings cannot be taken for each other.
+
+    Raises:
+        ValueError: a note or pedal that is not MIDI, as in `encode_midi`.
+    """
+    start, end, pitch, velocity = join_notes(
+        hold_by_pedal(instrument)
+        for instrument in midi.instruments
+        if not instrument.is_drum
+    )
+    on, off = (
+        np.rint(time * STEPS_PER_SECOND).astype(np.int64) for time in (start, end)
+    )
+    order = np.lexsort((on, pitch))
+    on, off, pitch, velocity = (part[order] for part in (on, off, pitch, velocity))
+    is_stroke = np.ones(len(on), dtype=bool)
+    is_stroke[1:] = (pitch[1:] != pitch[:-1]) | (on[1:] != on[:-1])
+    if not is_stroke.all():  # the longest and the loudest of what one stroke becomes
+        first = np.flatnonzero(is_stroke)
+        off = np.maximum.reduceat(off, first)
+        velocity = np.maximum.reduceat(velocity, first)
+        on, pitch = on[first], pitch[first]
+    off = np.maximum(off, on + 1)
+    same_key = pitch[1:] == pitch[:-1]
+    off[:-1][same_key] = np.minimum(off[:-1], on[1:])[same_key]
+
+    time = np.concatenate((on, off))
+    is_off = np.arange(len(time)) >= len(on)
+    pitch, velocity = np.tile(pitch, 2), np.tile(velocity, 2).astype(np.int64)
+    # At one step, keys go up before keys go down.
+    order = np.lexsort((pitch, ~is_off, time))
+    time, is_off, pitch, velocity = (
+        part[order] for part in (time, is_off, pitch, velocity)
+    )
+    has_velocity = ~is_off
+    has_velocity[~is_off] = np.diff(velocity[~is_off] // VELOCITY_BIN, prepend=-1) != 0
+    steps = np.diff(time, prepend=0)
+    return [PERFORMANCE, *write_tokens(steps, is_off, pitch, velocity, has_velocity)]

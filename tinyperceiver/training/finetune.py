@@ -1,0 +1,83 @@
+"""Fine-tuning: a short run of training that starts from a trained model."""
+
+import json
+import os
+from pathlib import Path
+
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.training.config import Stage, TrainingConfig
+from tinyperceiver.training.evaluate import fit_windows
+from tinyperceiver.training.run_folder import LOG
+
+__all__ = ["describe_gain", "finetuning_config"]
+
+TARGETS = 2048  # tokens predicted in each step
+EPOCHS = 3
+LEAST_STEPS, MOST_STEPS = 50, 500
+VALIDATIONS = 4
+MOST_WINDOWS = 32  # a validation is to take seconds
+
+
+def finetuning_config(
+    model: PerceiverConfig, train: TokenFile, valid: TokenFile
+) -> TrainingConfig:
+    """A short run that continues a trained model on a small collection.
+
+    The windows are those that `fit_windows` chooses for the held-out music. The run goes
+    through the training music about three times, and moves each window by up to five
+    semitones, so that the model does not learn the pieces by heart.
+
+    Args:
+        model: the shape of the trained model.
+        train, valid: the music to train on, and the held-out music.
+
+    Raises:
+        DataError: the held-out pieces are too short to measure on.
+    """
+    num_windows, prefix_len, num_latents = fit_windows(model, valid)
+    batch_size = max(1, TARGETS // num_latents)
+    wanted = round(EPOCHS * int(train.lengths.sum()) / (batch_size * num_latents))
+    stage = Stage(
+        steps=min(max(wanted, LEAST_STEPS), MOST_STEPS),
+        num_latents=num_latents,
+        max_prefix_len=prefix_len,
+        batch_size=batch_size,
+    )
+    validate_every = -(-stage.steps // VALIDATIONS)
+    return TrainingConfig(
+        model=model,
+        stages=(stage,),
+        learning_rate=1e-4,
+        warmup_steps=stage.steps // 5,
+        weight_decay=0.05,
+        betas=(0.9, 0.98),
+        max_norm=1.0,
+        replacement=False,
+        transpose=5,
+        validate_every=validate_every,
+        num_windows=min(num_windows, MOST_WINDOWS),
+        save_every=validate_every,
+    )
+
+
+def describe_gain(out: str | os.PathLike) -> str:
+    """What a finished run of fine-tuning in the folder `out` has gained, in a sentence."""
+    lines = (Path(out) / LOG).read_text(encoding="utf-8").splitlines()
+    measured = [line for line in map(json.loads, lines) if "held_out" in line]
+    start, last = measured[0], measured[-1]
+    if start["window"] != last["window"]:
+        return (
+            f"held out: the start was measured on windows of {start['window']} tokens and "
+            f"the end on {last['window']}, so compare them with `tinyperceiver evaluate`"
+        )
+    best = min(measured, key=lambda line: line["held_out"])
+    before = f"held out: {start['held_out']:.3f} nats per token before"
+    if best["step"] == 0:
+        return (
+            f"{before}, and never less after: best holds the weights that you started "
+            f"from, so this run has improved nothing. More pieces would help"
+        )
+    return (
+        f"{before}, {best['held_out']:.3f} after (step {best['step']}, which is best)"
+    )

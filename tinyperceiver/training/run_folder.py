@@ -1,0 +1,169 @@
+"""The folder of a run: what it holds, and how an interrupted run is resumed."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tinyperceiver.dataset.token_file import TokenFile
+from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.model.perceiver_ar import PerceiverAR
+from tinyperceiver.training.config import TrainingConfig, TrainingError
+from tinyperceiver.training.devices import is_sharded
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = [
+    "LOG",
+    "SPEED",
+    "STATE",
+    "check_run",
+    "commit_state",
+    "load_state",
+    "save_state",
+    "saved_model",
+    "staged",
+    "write_state",
+]
+
+# In the folder of a run.
+STATE, CONFIG, LOG, SPEED = "last.ckpt", "config.json", "log.jsonl", "speed.jsonl"
+# A model may differ in these from the one it starts from: they change neither the shape
+# nor the meaning of a weight.
+FREE = (
+    "max_seq_len",
+    "max_latents",
+    "cross_attention_dropout",
+    "post_attention_dropout",
+    "residual_dropout",
+    "init_scale",
+)
+
+
+def check_run(
+    fabric: "Fabric",
+    config: TrainingConfig,
+    data: tuple[TokenFile, ...],
+    out: Path,
+    initial_model: PerceiverAR | None,
+) -> None:
+    """Refuse at once what would fail hours later, and a folder of another run."""
+    if initial_model is not None:
+        for name, given in vars(initial_model.config).items():
+            wanted = getattr(config.model, name)
+            if given != wanted and name not in FREE:
+                raise TrainingError(
+                    f"the model to start from has {name} = {given}, but the configuration "
+                    f"asks for {wanted}"
+                )
+    for tokens in data:
+        if (highest := tokens.tokens.max()) >= config.model.vocab_size:
+            raise TrainingError(
+                f"{tokens.path} holds token {highest}; the model knows 0 ... "
+                f"{config.model.vocab_size - 1}"
+            )
+    if config.optimizer == "muon" and is_sharded(fabric):
+        raise TrainingError(
+            "optimizer muon needs whole matrices, and FSDP gives each process a part of "
+            "each: use the strategy ddp, or the optimizer adamw"
+        )
+    for i, stage in enumerate(config.stages):
+        if stage.batch_size % fabric.world_size:
+            raise TrainingError(
+                f"stages[{i}].batch_size is {stage.batch_size}, which "
+                f"{fabric.world_size} processes cannot share out evenly"
+            )
+        size = stage.max_prefix_len, stage.num_latents
+        fixed_windows(data[1], config.num_windows, *size)
+    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
+    if initial_model is not None:
+        digests["initial_weights"] = _digest_of(initial_model)
+    run = {"config": config.to_json(), "data": digests}
+    path = out / CONFIG
+    if fabric.is_global_zero and not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        os.replace(staged(path), path)
+    fabric.barrier()
+    if not path.exists():
+        raise TrainingError(
+            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
+            f"all machines must share this folder"
+        )
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        # What a later version adds to a configuration had its default then.
+        before["config"] = TrainingConfig.from_json(before["config"]).to_json()
+        if initial_model is None and (out / STATE).exists():
+            # The save holds what they became, so they need not be fetched again.
+            before["data"].pop("initial_weights", None)
+        different = sorted(
+            name
+            for part in run
+            for name in run[part] | before[part]
+            if run[part].get(name) != before[part].get(name)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not of a run of training: {error}") from error
+    if different:
+        raise TrainingError(
+            f"{out} holds a run with other {', '.join(different)}: name another "
+            f"folder, or remove this one to begin again"
+        )
+    fabric.barrier()
+
+
+def _digest_of(model: PerceiverAR) -> str:
+    """The SHA-256 of a model's weights as float32, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def load_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    """Continue from the last save of the run, if there is one."""
+    if (out / STATE).exists():
+        fabric.load(out / STATE, state, weights_only=True)
+        fabric.strategy.precision.load_state_dict(state["scaler"])
+
+
+def save_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    """Save all that the rest of the run depends on; a kill leaves the last save whole."""
+    write_state(fabric, state, out)
+    commit_state(fabric, out)
+
+
+def write_state(fabric: "Fabric", state: dict, out: Path) -> None:
+    """Write a save next to the last one; `commit_state` puts it in that one's place."""
+    state["scaler"] = fabric.strategy.precision.state_dict()
+    fabric.save(staged(out / STATE), state)
+    fabric.barrier()
+
+
+def commit_state(fabric: "Fabric", out: Path) -> None:
+    """Put the save that `write_state` wrote in the place of the last one."""
+    if fabric.is_global_zero:
+        with open(staged(out / STATE), "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(staged(out / STATE), out / STATE)
+    fabric.barrier()
+
+
+def saved_model(fabric: "Fabric", config: TrainingConfig, path: Path) -> PerceiverAR:
+    """Load the model of a save, in eval mode."""
+    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    model = PerceiverAR(config.model)
+    model.load_state_dict(saved["model"])
+    # One that is sharded may be too large for a GPU.
+    return model.to("cpu" if is_sharded(fabric) else fabric.device).eval()
+
+
+def staged(path: Path) -> Path:
+    """Return where a file is written before it gets its name."""
+    return path.with_name(path.name + ".new")
