@@ -107,7 +107,7 @@ test-everywhere: test-avx2
 	@echo "== What computes, with all that this processor has"
 	$(MAKE) --no-print-directory test-numbers
 
-# Chapters carry copies of the package's code and of book/exercises; what changed is run.
+# Chapters carry copies of the package's code and exercises; what changed is run.
 chapters: $(INSTALLED)
 	$(OFFLINE) $(BIN)/python scripts/fill_chapters.py
 

@@ -1,12 +1,13 @@
 """Copy the package's code and the exercises into the chapters, and run those that changed.
 
-The package is where code is edited, `book/exercises/` where exercises are; chapters carry copies.
+The package is where code and exercises are edited; chapters carry copies.
 
 - A code cell tagged `package` starts with a comment that names a file of the package. Below it
   stands, for each name that the cell defines, what that file says of it. A new cell needs no more
   than the comment and empty definitions: `def rotation_at(): ...`
-- The exercises of `book/exercises/NAME.py` follow the cell of the chapter `NAME` that starts
-  with `## Exercises`: for each a task, a cell to answer in, and a solution, folded on the page.
+- The exercises of `tinyperceiver/teaching/checks/NAME.py` follow the cell of the chapter `NN_NAME`
+  that starts with `## Exercises`: for each a task, a cell to answer in, and a solution, folded on
+  the page. The chapter imports that module as `check`.
 - `book/solutions.md` collects the solutions, `book/code_index.md` says where code is shown;
   `book/teaching.md` gets each chapter's title and minutes, `book/glossary.md` links to chapters.
 
@@ -16,12 +17,15 @@ or with `--pages` for the pages alone.
 
 import argparse
 import ast
+import importlib
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+
+from tinyperceiver.teaching import checking
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -96,57 +100,24 @@ def filled(cell_source: str) -> str:
 # Exercises
 
 
-@dataclass
-class Exercise:
-    """One exercise: Markdown of the task, code of the stub, its check, the solution, mistakes."""
-
-    name: str
-    title: str
-    task: str = ""
-    stub: str = ""
-    check: str = ""
-    solution: str = ""
-    mistakes: tuple[tuple[str, str], ...] = ()  # what the message must say, code
-
-
-def read_exercises(path: Path) -> tuple[str, list[Exercise]]:
-    """The code before the first exercise of a file, and its exercises in order.
-
-    Raises:
-        ValueError: a part has another name than those of `Exercise`, or one is missing.
-    """
-    head, *parts = re.split(r"^# %% ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    exercises = []
-    for part in parts:
-        title, _, body = part.partition("\n")
-        kind, _, rest = (piece.strip() for piece in title.partition(":"))
-        if kind in ("stub", "check", "solution"):
-            setattr(exercises[-1], kind, body.strip())
-        elif kind == "mistake" and rest:
-            exercises[-1].mistakes += ((rest, body.strip()),)
-        elif rest and re.fullmatch(r"\w+", kind):
-            prose = "\n".join(re.sub(r"^# ?", "", line) for line in body.strip().splitlines())
-            exercises.append(Exercise(kind, rest, prose))
-        else:
-            raise ValueError(f"{path.name}: '# %% {title}' starts no part of an exercise")
-    for exercise in exercises:
-        if not (exercise.task and exercise.stub and exercise.check and exercise.solution):
-            raise ValueError(f"{path.name}: {exercise.name} lacks a task, stub, check or solution")
-        if len(exercise.mistakes) < 2:
-            raise ValueError(f"{path.name}: {exercise.name} has fewer than two planted mistakes")
-    return head, exercises
+def exercises_of(chapter: str) -> list[checking.Exercise]:
+    """The exercises of a chapter, in order; none if it has no module of them."""
+    if (path := BOOK / "exercises" / f"{chapter}.py").exists():
+        return read_exercises(path)[1]
+    name = chapter.partition("_")[2]
+    if not (ROOT / "tinyperceiver" / "teaching" / "checks" / f"{name}.py").exists():
+        return []
+    module = importlib.import_module(f"tinyperceiver.teaching.checks.{name}")
+    return [part for part in vars(module).values() if isinstance(part, checking.Exercise)]
 
 
 def exercise_cells(chapter: str) -> list[nbformat.NotebookNode]:
-    """The cells of a chapter's exercises; none if it has no file of them."""
-    path = BOOK / "exercises" / f"{chapter}.py"
-    if not path.exists():
-        return []
+    """The cells of a chapter's exercises; none if it has none."""
     cells, number = [], int(chapter.split("_")[0])
-    for i, exercise in enumerate(read_exercises(path)[1], 1):
+    for i, exercise in enumerate(exercises_of(chapter), 1):
         label = f"{number}.{i}"
         answer = f"{exercise.stub}\n\n\n{exercise.check}"
-        solution = f"{exercise.solution}\n\n\n{exercise.check}"
+        solution = f"{exercise.code}\n\n\n{exercise.check}"
         folded = {
             "tags": ["hide-cell"],
             "jupyter": {"source_hidden": True},
@@ -171,14 +142,63 @@ def solutions_page() -> str:
         "# Solutions\n\nOne way to solve each exercise; others pass the checks too. "
         "The checks and the tasks are in the chapters.\n"
     )
-    for path in sorted((BOOK / "exercises").glob("[0-9]*.py")):
+    for path in sorted(BOOK.glob("[0-9]*.ipynb")):
+        if not (exercises := exercises_of(path.stem)):
+            continue
         number = int(path.stem.split("_")[0])
-        title = chapter_title(BOOK / f"{path.stem}.ipynb")
-        text += f"\n## [{title}]({path.stem}.ipynb)\n"
-        for i, exercise in enumerate(read_exercises(path)[1], 1):
+        text += f"\n## [{chapter_title(path)}]({path.name})\n"
+        for i, exercise in enumerate(exercises, 1):
             text += f"\n### {number}.{i} {exercise.title}\n\n"
-            text += f"```python\n{exercise.solution}\n```\n"
+            text += f"```python\n{exercise.code}\n```\n"
     return text
+
+
+# Exercises that are still in book/exercises/NAME.py, with their checkers in the package
+
+
+@dataclass
+class WrittenExercise:
+    """One exercise: Markdown of the task, code of the stub, its check, the solution, mistakes."""
+
+    name: str
+    title: str
+    task: str = ""
+    stub: str = ""
+    check: str = ""
+    solution: str = ""
+    mistakes: tuple[tuple[str, str], ...] = ()  # what the message must say, code
+
+    @property
+    def code(self) -> str:
+        return self.solution
+
+
+def read_exercises(path: Path) -> tuple[str, list[WrittenExercise]]:
+    """The code before the first exercise of a file, and its exercises in order.
+
+    Raises:
+        ValueError: a part has another name than those of `WrittenExercise`, or one is missing.
+    """
+    head, *parts = re.split(r"^# %% ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    exercises = []
+    for part in parts:
+        title, _, body = part.partition("\n")
+        kind, _, rest = (piece.strip() for piece in title.partition(":"))
+        if kind in ("stub", "check", "solution"):
+            setattr(exercises[-1], kind, body.strip())
+        elif kind == "mistake" and rest:
+            exercises[-1].mistakes += ((rest, body.strip()),)
+        elif rest and re.fullmatch(r"\w+", kind):
+            prose = "\n".join(re.sub(r"^# ?", "", line) for line in body.strip().splitlines())
+            exercises.append(WrittenExercise(kind, rest, prose))
+        else:
+            raise ValueError(f"{path.name}: '# %% {title}' starts no part of an exercise")
+    for exercise in exercises:
+        if not (exercise.task and exercise.stub and exercise.check and exercise.solution):
+            raise ValueError(f"{path.name}: {exercise.name} lacks a task, stub, check or solution")
+        if len(exercise.mistakes) < 2:
+            raise ValueError(f"{path.name}: {exercise.name} has fewer than two planted mistakes")
+    return head, exercises
 
 
 def chapter_title(path: Path) -> str:

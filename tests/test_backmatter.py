@@ -135,9 +135,7 @@ def test_plans_name_sections_and_exercises_that_there_are():
     named = {title for cell in rows for title in re.findall(r"\*([^*]+)\*", cell)}
     assert len(named) > 30 and named - headings() == set()
     for path in CHAPTERS.values():
-        exercises = fill_chapters.BOOK / "exercises" / f"{path.stem}.py"
-        if exercises.exists():
-            count = len(fill_chapters.read_exercises(exercises)[1])
+        if count := len(fill_chapters.exercises_of(path.stem)):
             used = re.findall(rf"\b{int(path.stem[:2])}\.(\d)\b", plans + assessed)
             assert all(1 <= int(i) <= count for i in used), path.stem
 
