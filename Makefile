@@ -46,8 +46,10 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS
 	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/.venv/compiled-with-avx2"
 AVX512 := ONEDNN_MAX_CPU_ISA=AVX512_CORE
 
-# A notebook for each core, on one thread: the build runs them on all threads.
-NBVAL := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
+# A process for each core, on one thread. The build, which runs notebooks alone, takes all threads.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+TESTS := $(PARALLEL) --dist worksteal
+NBVAL := $(OFFLINE) $(PARALLEL) --dist loadfile \
 	--nbval-current-env --nbval-cell-timeout 600 --nbval-kernel-startup-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg book/*.ipynb
 
@@ -82,7 +84,7 @@ test: $(BUILT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@echo "== The package, the repository and the built pages"
-	$(BIN)/python -m pytest $(PYTEST)
+	$(TESTS) $(PYTEST)
 	@echo "== The notebooks: every output that the build printed against the committed one"
 	PYTHONPATH=tests $(NBVAL) -p nbval_replay
 
@@ -91,11 +93,11 @@ test-notebooks: $(INSTALLED)
 	$(NBVAL) --nbval
 
 test-package: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not pages" $(PYTEST)
+	$(TESTS) -m "not pages" $(PYTEST)
 
 # Rounding and kernels differ between processors; nothing that is printed or promised may.
 test-numbers: test-notebooks
-	$(BIN)/python -m pytest -m numeric
+	$(TESTS) -m numeric
 
 test-avx2:
 	@echo "== What computes, with AVX2 alone"
@@ -139,7 +141,7 @@ $(INSTALLED): pyproject.toml constraints.txt Makefile
 	fi
 	@echo "== Installing Python packages into .venv (PyTorch is large: some minutes)"
 	$(BIN)/python -m pip install -c constraints.txt setuptools
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[book,test]'
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[book,test,transformers]'
 	@# It asks for pyaudio, which needs a compiler and a sound card; rendering needs neither.
 	$(BIN)/python -m pip install -c constraints.txt --no-deps tinysoundfont
 	@$(MAKE) --no-print-directory synthesiser

@@ -4,10 +4,10 @@ import ast
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +166,8 @@ def test_the_workflow_covers_pythons_processors_and_systems():
     )
     assert {"make book", "make test", "make test-notebooks", "make test-avx2"} <= set(build)
     assert "make test-package" in package
+    lowest = [step.get("run", "") for step in jobs["lowest"]["steps"]]
+    assert any("--resolution lowest-direct" in command for command in lowest)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("book", "test", "test-notebooks", "test-avx2", "test-package"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

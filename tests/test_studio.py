@@ -78,7 +78,7 @@ def generate(panel):
 def upload_of(name, content):
     """What ipywidgets 8 gives; 7 gives a dict by name."""
     file = {"name": name, "type": "audio/midi", "size": len(content)}
-    when = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    when = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     return ({**file, "content": memoryview(content), "last_modified": when},)
 
 

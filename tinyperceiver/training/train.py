@@ -252,7 +252,7 @@ def _write_sample(model: PerceiverAR, data: TokenFile, path: Path) -> None:
 
 
 def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager
