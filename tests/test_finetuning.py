@@ -52,7 +52,7 @@ def fine_tune(data: Path, out: Path, steps: int) -> tuple[PerceiverAR, Perceiver
 # What it learns
 
 
-def test_one_composer_of_the_sample(data, tmp_path):
+def test_one_composer_of_the_sample(data, tmp_path, short_samples):
     """The shipped model has never seen Joplin's two held-out pieces."""
     with zipfile.ZipFile(data / "giantmidi-piano-sample.zip") as sample:
         for name in sample.namelist():
@@ -60,7 +60,7 @@ def test_one_composer_of_the_sample(data, tmp_path):
                 sample.extract(name, tmp_path / "midi")
     manifest = prepare_folder(tmp_path / "midi", tmp_path / "data", workers=1)
     assert [manifest["splits"][s]["pieces"] for s in ("train", "valid")] == [9, 2]
-    models = fine_tune(tmp_path / "data", tmp_path / "run", steps=60)
+    models = fine_tune(tmp_path / "data", tmp_path / "run", steps=30)
     held_out = TokenFile(tmp_path / "data" / "valid.bin")
     rows = fixed_windows(held_out, *fit_windows(models[0].config, held_out)).split(1)
     before, after = (np.array([nats_per_token(m, row) for row in rows]) for m in models)

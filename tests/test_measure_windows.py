@@ -20,12 +20,11 @@ from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.engines.choice import make_decoder
 from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.generation import generate
-from tinyperceiver.generation.grammar import Grammar
 from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import encode_midi
-from tinyperceiver.music.vocabulary import NOTE_OFF, NUM_EVENTS, TIME_SHIFT, VELOCITY
+from tinyperceiver.music.vocabulary import NUM_EVENTS
 from tinyperceiver.teaching.sampling import measured_windows
 
 SMALL = PerceiverConfig(
@@ -97,31 +96,6 @@ def test_fresh_windows_are_read_by_the_model(rows):
         torch.testing.assert_close(found[:, column], expected, atol=1e-4, rtol=1e-5)
 
 
-def test_without_layers_of_latents_the_norm_is_all_that_differs(rows):
-    """Then a first layer that renorms its prefix is a fresh one, and a ring is not."""
-    model = small_model(num_self_attention_layers=0)
-    fresh = measure.fresh(model, rows, range(AFTER))
-    renormed = measure.slide(model, rows, renorm=True)
-    torch.testing.assert_close(renormed, fresh, atol=1e-4, rtol=1e-5)
-    assert (measure.slide(model, rows) - fresh)[:, 1:].abs().mean() > 0.01
-    attention = model.hybrid_layer.attention
-    attention.prefix_norm.load_state_dict(attention.norm.state_dict())
-    fresh = measure.fresh(model, rows, range(AFTER))
-    torch.testing.assert_close(measure.slide(model, rows), fresh, atol=1e-4, rtol=1e-5)
-
-
-def test_the_reach_is_how_far_a_change_is_felt(rows):
-    model = small_model().double()
-    reach = measure.reach_of(model)
-    assert reach == 20 + 2 * 7
-    last = SMALL.max_seq_len + AFTER - 2  # the last token that is read
-    for back, is_felt in ((reach - 1, True), (reach, False)):
-        changed = rows.clone()
-        changed[:, last - back] = (changed[:, last - back] + 1) % NUM_EVENTS
-        change = (measure.slide(model, changed) - measure.slide(model, rows))[:, -1].abs()
-        assert bool((change > 0).any()) == is_felt and change.max() < 0.1
-
-
 def test_policies_are_compared_on_the_same_tokens(tmp_path):
     rng, model = np.random.default_rng(0), small_model()
     pieces = [rng.integers(NUM_EVENTS, size=n) for n in (90, 30, 60, 59, 100)]
@@ -142,18 +116,6 @@ def test_policies_are_compared_on_the_same_tokens(tmp_path):
     assert found["difference of all"]["slide less refill"] == expected
 
 
-def test_walks_that_are_too_long_are_refused(tmp_path):
-    data = write(tmp_path / "valid.bin", [np.arange(70), np.arange(30)])
-    with pytest.raises(SystemExit, match=r"has 1 recordings of 60 tokens.*--after"):
-        measure.compare(small_model(), data, AFTER, 5, lambda _: None)
-
-
-def test_bins_without_a_place_are_empty():
-    values = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 0.0]])
-    found = measure.in_bins(values, np.array([0, 5, 6]), [0, 1, 4, 8])
-    assert found == [[2.0, 1.0], None, [2.5, 1.5]]
-
-
 def test_prices_of_a_known_distribution():
     p = torch.zeros(2, 389)
     p[:, :4] = torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.1, 0.2, 0.3, 0.4]])
@@ -164,30 +126,6 @@ def test_prices_of_a_known_distribution():
     assert found["probability cut"] == pytest.approx((0.25 + 0.3) / 2)
     assert found["nats"] == pytest.approx(-np.log(0.25))
     assert found["nats renormalised"] == pytest.approx(-np.log(0.25 / 0.75))
-
-
-def test_broken_rules_have_names():
-    """Each rule broken once, and named; what is allowed breaks none."""
-    velocity, wait = VELOCITY + 15, TIME_SHIFT + 9
-    legal = [velocity, 60, wait, NOTE_OFF + 60]
-    for wrong, name in {
-        (velocity, 60, wait, 60): "struck while down",
-        (wait, NOTE_OFF + 61): "released while up",
-        (velocity, 61, NOTE_OFF + 61): "released when struck",
-        (velocity, wait): "velocity without a stroke",
-        (TIME_SHIFT + 99,) * 11: "silence",
-    }.items():
-        tokens = np.array([*legal, *wrong])
-        allowed, broken = measure.rules_along(tokens, 0)
-        assert broken == {name: 1}, name
-        assert allowed.shape == (len(tokens), NUM_EVENTS + 1)
-        assert not allowed[-1, tokens[-1]] and allowed[range(4), legal].all()
-        assert measure.rules_along(tokens, len(tokens) - 1)[1] == {name: 1}
-    rules = Grammar()
-    rules.read(0, range(NOTE_OFF))  # every key is down
-    assert not rules.allowed[0, velocity]
-    name = measure.broken_rule(rules, 0, NOTE_OFF - 1, velocity)
-    assert name == "velocity without a free key"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import train_for
 from tinyperceiver.files.whole import alone_in
 from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
-from tinyperceiver.training.config import RUNS, Stage, TrainingConfig
+from tinyperceiver.training.config import Stage, TrainingConfig
 from tinyperceiver.training.devices import make_fabric
 from tinyperceiver.training.train import train
 
@@ -122,15 +122,6 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_others(tmp_path, monkeypat
     assert "ZeroDivisionError" in shown and "hangs: out of time after 1" in shown
 
 
-def test_nothing_begins_when_all_time_is_spent(tmp_path, monkeypatch):
-    monkeypatch.setattr(on_gpu, "STEPS", {"works": (60, "-c print(6*7)", "", "")})
-    argv = ["on_gpu.py", "--data", "", "--out", str(tmp_path), "--steps", "works", "--minutes", "0"]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit):
-        on_gpu.main()
-    assert json.loads((tmp_path / "results.json").read_text())["works"]["timed_out"]
-
-
 @pytest.mark.parametrize(("last", "seconds"), [("time.sleep(600)", 5), ("pass", 60)])
 def test_a_step_leaves_no_process_behind(tmp_path, last, seconds):
     """Neither one that is ended nor one that ends, such as a worker that reads data."""
@@ -187,21 +178,6 @@ def test_parts_are_joined_in_order(data, tmp_path):
         train_for.join_parts(tmp_path, "many", tmp_path / "joined")
     with pytest.raises(FileNotFoundError, match=r"holds no test\.bin and no test\.bin\.xz"):
         train_for.join_parts(data, "test", tmp_path / "test.bin")
-
-
-def test_configurations_by_name_and_from_a_run(tmp_path):
-    assert train_for.read_config("tiny") == RUNS["tiny"]
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"config": CONFIG.to_json(), "data": {}}))
-    assert train_for.read_config(str(path)) == CONFIG
-
-
-def test_what_runs_too_long_is_stopped():
-    with pytest.raises(TimeoutError, match="not done after 0 s"), train_for.stopped_after(0.1):
-        time.sleep(60)
-    with train_for.stopped_after(0.1):
-        pass
-    time.sleep(0.2)  # the alarm is off
 
 
 def test_a_run_that_is_cut_short_leaves_its_best_weights(data, tmp_path, monkeypatch, capsys):

@@ -10,8 +10,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Self
 
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from tinyperceiver.generation.arguments import GenerateOptions, StreamOptions
 
