@@ -1,4 +1,4 @@
-"""The recorded numbers of chapter 11: each measurement on cases whose answer is known."""
+"""The script that measured what chapter 11 records: on small cases whose answer is known."""
 
 import json
 import sys

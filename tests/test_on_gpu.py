@@ -149,7 +149,7 @@ def test_the_tests_that_need_a_gpu_are_found(tmp_path):
     options = type("Options", (), {"rehearse": False})
     command = on_gpu.command_of("tests", options, 100, tmp_path)
     names = {Path(part).name for part in command}
-    assert {"test_attention.py", "test_decoding.py"} <= names
+    assert {"test_attention.py", "test_engines.py"} <= names
     assert "test_tokenizer.py" not in names
 
 

@@ -25,7 +25,7 @@ import pytest
 import typer
 from conftest import PATIENCE, wait_until
 from encoders import CRASHES, HANGS, backwards, deadly, on_a_full_disk, slow
-from test_reader import file_of, number
+from test_fast_midi import file_of, number
 from typer.testing import CliRunner
 
 from tinyperceiver import encode_midi, read_midi

@@ -173,6 +173,12 @@ def test_the_workflow_covers_pythons_processors_and_systems():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_readme_of_the_tests_names_each_file():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"test_\w+\.py", text.partition("## Music")[2])
+    assert sorted(named) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+
+
 def test_nothing_is_heavier_than_its_budget():
     sizes = {path: path.stat().st_size for path in committed_files()}
     assert sum(sizes.values()) <= 40e6  # bytes

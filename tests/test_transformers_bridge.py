@@ -14,7 +14,7 @@ import torch
 from conftest import GOLDEN, REFERENCE
 from safetensors.torch import load_file, save_file
 from test_checkpoints import COMMIT, ENV, Hub, digest_of, same_weights, serve  # noqa: F401
-from test_pipeline import PROMPT, melody, notes_of
+from test_music_pipeline import PROMPT, melody, notes_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import pipeline as transformers_pipeline
