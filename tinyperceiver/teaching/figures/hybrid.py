@@ -166,9 +166,7 @@ def draw_softmaxes(rows: dict[str, Tensor], m: int) -> "Figure":
         n = len(weights)
         part_bars(ax, weights, m)
         sums = f"prefix {weights[:m].sum():.2f}", f"latents {weights[m:].sum():.2f}"
-        name_parts(
-            ax, ((m - 1) / 2, (m + n - 1) / 2), 1.04, sums, weight="normal", size=9
-        )
+        name_parts(ax, ((m - 1) / 2, (m + n - 1) / 2), 1.04, sums, weight="normal", size=9)
         ax.set(title=title, xlabel="key", ylim=(0, 1.1), xticks=[0, m, n - 1])
     axes[0].set(ylabel="weight", yticks=[0, 0.5, 1])
     return fig
@@ -212,9 +210,7 @@ def draw_layer() -> "Figure":
     return fig
 
 
-def draw_weights(
-    weights: Tensor, names: Sequence[str], m: int, last: int = 24
-) -> "Figure":
+def draw_weights(weights: Tensor, names: Sequence[str], m: int, last: int = 24) -> "Figure":
     """How the heads of one query spread over its `last` keys: weights (H, n)."""
     H, n = weights.shape
     first = n - last

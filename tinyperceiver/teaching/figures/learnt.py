@@ -59,8 +59,7 @@ def draw_windows(by_window: np.ndarray) -> "Figure":
 def draw_kinds(kinds: dict[str, dict[str, float]]) -> "Figure":
     """Nats by kind of token: bars as wide as the kind's share, so that areas are nats."""
     order_3, model, width = (
-        np.array([kind[name] for kind in kinds.values()])
-        for name in ("order 3", "model", "share")
+        np.array([kind[name] for kind in kinds.values()]) for name in ("order 3", "model", "share")
     )
     left = np.cumsum(width) - width
     middles = left + width / 2
@@ -262,9 +261,7 @@ def draw_copies(copies: dict[str, Sequence[int]], bar: int = 64) -> "Figure":
     ax.text(bar, -0.5, f"{bar}, the bar ", ha="right", va="center")
     ax.set_xscale("log", base=2)
     most = max(64, *map(max, copies.values()))
-    ticks(
-        ax.xaxis, [tick for tick in (4, 8, 16, 32, 64, 128, 256, 512) if tick <= most]
-    )
+    ticks(ax.xaxis, [tick for tick in (4, 8, 16, 32, 64, 128, 256, 512) if tick <= most])
     ax.set_yticks(range(len(rows)), [row.replace("model", "network") for row in rows])
     ax.set(xlabel="tokens in a row", ylim=(len(copies) - 0.4, -0.6))
     return fig

@@ -105,9 +105,7 @@ def _rows(m: int, l: int, rows: Iterable[int], speck: float) -> str:
     """
     prefix = "".join(f"M.5 {i + 0.5}h{m - 0.99:.2f}" for i in rows if m)
     latents = "".join(f"M{m + 0.1:.1f} {i + 0.5}h{i + 0.8}" for i in rows)
-    hidden = "".join(
-        f"M{m + i + 1.5} {i + 0.5}h{l - 1.99 - i:.2f}" for i in rows if i + 1 < l
-    )
+    hidden = "".join(f"M{m + i + 1.5} {i + 0.5}h{l - 1.99 - i:.2f}" for i in rows if i + 1 < l)
     discs = 'stroke-dasharray="0 1" stroke-linecap="round"'
     return (
         f'<path d="{prefix}" stroke="{ORANGE}" stroke-width=".8" {discs}/>'
