@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Reads the files named on its input, in a process that dies where a file takes more than 10 s of
 # computing or a minute of waiting, and that gets no more than 1 GiB beyond what the imports took.
-# A MemoryError would become a MidiReadError: it is told apart by its cause.
 CHILD = """
 import json, math, resource, signal, sys, warnings
 from pathlib import Path
@@ -62,7 +61,7 @@ for line in sys.stdin:
     try:
         midi = read_midi(path)
     except MidiReadError as error:
-        answer = {"refused": str(error), "cause": type(error.__cause__).__name__}
+        answer = {"refused": str(error)}
     except BaseException as error:
         answer = {"raised": repr(error)[:500]}
     else:
@@ -98,7 +97,6 @@ def read_all(paths) -> dict[str, dict]:
 def check(path, answer) -> None:
     """A sane performance, or one kind of error that names the file and says why."""
     if "refused" in answer:
-        assert answer["cause"] != "MemoryError", f"{path} takes more than 1 GiB"
         name, _, reason = answer["refused"].partition(" cannot be read as MIDI: ")
         assert name == repr(str(path))
         assert len(reason.strip()) > 5
@@ -445,6 +443,18 @@ def test_the_error_is_a_value_error_with_its_cause(tmp_path):
     assert isinstance(refusal.value.__cause__, EOFError)
     assert repr(str(path)) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, NameError, MemoryError])
+def test_a_mistake_in_a_program_is_not_blamed_on_the_file(tmp_path, monkeypatch, error):
+    """So did pretty_midi 0.2.10, which knows no `mido_object`: every file was damaged."""
+
+    def fail(**_):
+        raise error("unexpected keyword argument 'mido_object'")
+
+    monkeypatch.setattr("pretty_midi.PrettyMIDI", fail)
+    with pytest.raises(error, match="mido_object"):
+        read_midi(write(tmp_path / "good.mid", GOOD))
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/file.mid", "a\0b.mid", "x" * 5000 + ".mid"])

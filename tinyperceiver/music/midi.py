@@ -53,6 +53,10 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
     import mido
     from pretty_midi import PrettyMIDI
 
+    # What damaged files raise in the two libraries. A TypeError or AttributeError is a
+    # mistake in a program, and no file is to blame for it.
+    damage = (OSError, ValueError, EOFError, LookupError, ArithmeticError)
+    damage += (mido.KeySignatureError,)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("not a regular file")
@@ -80,7 +84,7 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
         midi = PrettyMIDI(mido_object=parsed)
         if (seconds := midi.get_end_time()) > MAX_SECONDS:
             raise ValueError(f"{seconds:,.0f} seconds long, more than {MAX_SECONDS:,}")
-    except Exception as error:  # the readers raise eight kinds, Exception among them
+    except damage as error:
         reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
         if not isinstance(error, (OSError, ValueError, EOFError)):
             reason = f"a damaged event ({type(error).__name__}: {error})"
