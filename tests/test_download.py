@@ -4,16 +4,18 @@ import hashlib
 import random
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, wait_until
 
 from tinyperceiver.dataset.prepare import prepare_giantmidi
 from tinyperceiver.dataset.sources import ArchiveError
 from tinyperceiver.files import download as downloads
 from tinyperceiver.files.download import DownloadError, download
+from tinyperceiver.files.whole import alone_with
 
 BODY = random.Random(0).randbytes(1_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -30,6 +32,8 @@ class Server(ThreadingHTTPServer):
         self.break_after = []  # bytes sent in the first answers
         self.knows_ranges, self.status = True, []
         self.extra_headers, self.announce = {}, True
+        self.may_end = threading.Event()  # the second half of each answer waits for it
+        self.may_end.set()
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -63,7 +67,10 @@ class Answer(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[begin : begin + sent])
+        half = begin + sent // 2
+        self.wfile.write(body[begin:half])
+        server.may_end.wait(PATIENCE)
+        self.wfile.write(body[half : begin + sent])
 
 
 @pytest.fixture
@@ -112,6 +119,43 @@ def test_the_next_call_goes_on_too(server, path):
     assert not path.exists()
     fetch(server, path)
     assert only(path) and server.requests[2] == "bytes=300000-"
+
+
+def wait_for_the_second(server: Server, capfd) -> None:
+    """Until it waits, or asks the server as well."""
+    heard = []
+    wait_until(
+        lambda: (
+            heard.append(capfd.readouterr().out)
+            or "waiting for another process" in "".join(heard)
+            or len(server.requests) > 1
+        ),
+        "the second download to begin",
+    )
+
+
+@pytest.mark.parametrize("sha256", [None, SHA256.upper()])
+def test_of_two_at_once_one_fetches_and_the_other_waits(server, path, capfd, sha256):
+    """They would write into one part file, or take it from each other."""
+    server.may_end.clear()
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(fetch, server, path, sha256)]
+        wait_until(lambda: server.requests, "the first request")
+        both.append(pool.submit(fetch, server, path, sha256))
+        wait_for_the_second(server, capfd)
+        server.may_end.set()
+        assert [one.result() for one in both] == [path, path]
+    assert only(path) and server.requests == [None]
+
+
+def test_who_has_waited_in_vain_fetches_the_file(server, path, capfd):
+    with ThreadPoolExecutor() as pool:
+        with alone_with(path):
+            second = pool.submit(fetch, server, path)
+            wait_for_the_second(server, capfd)
+            assert not server.requests
+        assert second.result() == path
+    assert only(path)
 
 
 def test_a_kill_before_the_last_step_costs_nothing(server, path, monkeypatch):
@@ -244,9 +288,10 @@ def test_no_server(url, path):
 
 
 def test_a_folder_that_cannot_be_written(server, path):
+    path.write_bytes(b"a file")
     with pytest.raises(DownloadError, match="cannot be written"):
-        fetch(server, path.parent / "missing" / "data.zip")
-    assert len(server.requests) == 1, "tried again in vain"
+        fetch(server, path / "data.zip")
+    assert not server.requests, "fetched what cannot be kept"
 
 
 # As part of the preparation
@@ -286,4 +331,4 @@ def test_what_is_no_zip_is_deleted(server, tmp_path):
     server.body = b"<html>please log in</html>"
     with pytest.raises(ArchiveError, match=r"is cut off .*what http://127.* sent is deleted"):
         prepare_giantmidi(server.url, tmp_path / "out", accept=True)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "CONSENT.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} - {".lock"} == {"CONSENT.txt"}

@@ -1,12 +1,17 @@
 """The numbers by which chapter 10 compares music: each on music whose answer is known."""
 
+import json
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tinyperceiver.files.download import DownloadError
+from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.music.pieces import PIECES, load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT
@@ -16,11 +21,12 @@ from tinyperceiver.teaching.music import played
 pytestmark = pytest.mark.numeric
 
 
-def test_a_record_that_is_not_there_is_fetched_once(tmp_path, monkeypatch):
-    """As on Colab, where a notebook stands alone."""
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The record that a server has, for a notebook that stands alone, as on Colab."""
     served, alone = tmp_path / "served", tmp_path / "alone"
     (served / learnt.RECORD).parent.mkdir(parents=True)
-    (served / learnt.RECORD).write_text('{"answer": 42}')
+    shutil.copy(records.BOOK / learnt.RECORD, served / learnt.RECORD)
     alone.mkdir()
     monkeypatch.chdir(alone)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -29,9 +35,31 @@ def test_a_record_that_is_not_there_is_fetched_once(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(records, "BOOK", tmp_path / "absent")
         monkeypatch.setattr(records, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
-        assert records.recorded_numbers.__wrapped__(learnt.RECORD) == {"answer": 42}
+        yield served / learnt.RECORD
         server.shutdown()
-    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == {"answer": 42}
+
+
+def test_a_record_that_is_not_there_is_fetched_once(served):
+    expected = json.loads(served.read_bytes())
+    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == expected
+    served.unlink()
+    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == expected
+
+
+def test_a_record_that_is_damaged_or_of_another_version_is_refused(served):
+    served.write_bytes(served.read_bytes()[:-100])
+    with pytest.raises(DownloadError, match="damaged, or another file"):
+        records.recorded_file(learnt.RECORD)
+    assert not Path(learnt.RECORD).exists()
+
+
+def test_the_hash_of_each_record_is_known():
+    files = sorted(path for path in (records.BOOK / "runs").rglob("*") if path.is_file())
+    lines = [f"{sha256_of(path)}  {path.relative_to(records.BOOK).as_posix()}\n" for path in files]
+    assert records.HASHES.read_text(encoding="utf-8") == "".join(lines), (
+        "in book: find runs -type f | LC_ALL=C sort | xargs sha256sum "
+        "> ../tinyperceiver/assets/recorded.sha256"
+    )
 
 
 def on(pitch: int) -> int:

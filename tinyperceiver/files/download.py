@@ -4,12 +4,13 @@ import json
 import os
 import re
 import time
+from contextlib import ExitStack
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.files.whole import alone_with, sha256_of
 
 __all__ = ["DownloadError", "download"]
 
@@ -35,7 +36,8 @@ def download(
     """Fetch `url` to `path`, which appears whole or not at all.
 
     Until then the bytes lie in `path` + ".part". A broken transfer goes on from there,
-    in this call or a later one, if the server says that the file is still the same.
+    in this call or a later one, if the server says that the file is still the same. Of
+    several calls at once, one fetches the file, and the others wait and take it.
 
     Args:
         sha256: the hash that the file must have, in hexadecimal.
@@ -52,8 +54,32 @@ def download(
         raise DownloadError(
             f"{url} could not be downloaded: it is not an http(s) address"
         )
-    path = Path(path)
+    path, sha256 = Path(path), sha256 and sha256.lower()
     part = path.with_name(path.name + ".part")
+    with ExitStack() as stack:
+        try:
+            has_waited = stack.enter_context(alone_with(path))
+        except OSError as error:
+            raise DownloadError(f"{path} cannot be written: {error}") from error
+        if has_waited and path.exists() and sha256 in (None, sha256_of(path)):
+            return path  # the other one fetched it
+        _fetch_patiently(url, part, attempts, pause, timeout, max_bytes)
+        if sha256 is not None and (found := sha256_of(part)) != sha256:
+            _forget(part)
+            raise DownloadError(
+                f"{url} has the SHA-256 {found}, not {sha256}: damaged, or another file. "
+                f"What arrived is deleted"
+            )
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _forget(part)
+    return path
+
+
+def _fetch_patiently(
+    url: str, part: Path, attempts: int, pause: float, timeout: float, max_bytes: int
+) -> None:
     for attempt in range(attempts):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
@@ -73,17 +99,6 @@ def download(
         raise DownloadError(
             f"{url} could not be downloaded: {reason} ({attempts} attempts; {kept})"
         )
-    if sha256 is not None and (found := sha256_of(part)) != sha256.lower():
-        _forget(part)
-        raise DownloadError(
-            f"{url} has the SHA-256 {found}, not {sha256}: damaged, or another file. What "
-            f"arrived is deleted"
-        )
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _forget(part)
-    return path
 
 
 def _fetch(url: str, part: Path, timeout: float, max_bytes: int) -> None:

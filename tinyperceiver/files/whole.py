@@ -3,11 +3,13 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["alone_in", "sha256_of", "whole_file"]
+from filelock import FileLock, Timeout
+
+__all__ = ["alone_in", "alone_with", "sha256_of", "whole_file"]
 
 
 @contextmanager
@@ -32,16 +34,36 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         RuntimeError: another one is at work in `folder`.
     """
-    with open(folder / ".lock", "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except BlockingIOError as error:
-            raise RuntimeError(f"another run is at work in {folder}") from error
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise RuntimeError(f"another run is at work in {folder}") from error
+    with lock:
         yield
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[bool]:
+    """Wait until no other process or thread is at work on `path`, then keep them waiting.
+
+    The lock is a file beside `path`, which is deleted at the end. It also ends with its
+    process, however that ends.
+
+    Yields:
+        Whether another one was at work before.
+    """
+    name = path.with_name(path.name + ".lock")
+    try:
+        lock, has_waited = FileLock(name).acquire(timeout=0), False
+    except Timeout:
+        print(f"waiting for another process that is at work on {path}", flush=True)
+        lock, has_waited = FileLock(name).acquire(), True
+    with lock:
+        try:
+            yield has_waited
+        finally:
+            with suppress(OSError):  # Windows deletes no file that is open
+                name.unlink()
 
 
 def sha256_of(path: str | os.PathLike) -> str:
