@@ -1,7 +1,6 @@
 """The files of a checkpoint: read with care, and replaced whole."""
 
 import json
-import os
 import re
 import shutil
 import warnings
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tinyperceiver.files.whole import sha256_of
+from tinyperceiver.files.whole import put_in_place, sha256_of, staged
 from tinyperceiver.model.config import PerceiverConfig
 
 __all__ = [
@@ -62,24 +61,20 @@ def write_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = _finish_interrupted_save(folder)
-        save_file(tensors, _staged(weights), metadata={"format": "pt"})
-        settings = make_settings(hash_of(_staged(weights)))
-        _staged(config).write_text(
+        save_file(tensors, staged(weights), metadata={"format": "pt"})
+        settings = make_settings(hash_of(staged(weights)))
+        staged(config).write_text(
             json.dumps(settings, indent=2) + "\n", encoding="utf-8"
         )
         # Safetensors gives it to its owner only.
-        shutil.copymode(_staged(config), _staged(weights))
-        for path in (_staged(weights), _staged(config)):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        # From here on the new one counts: find_own_weights.
-        os.replace(_staged(config), config)
-        os.replace(_staged(weights), weights)
+        shutil.copymode(staged(config), staged(weights))
+        # With its config.json the new one counts: find_own_weights.
+        put_in_place((staged(config), config), (staged(weights), weights))
     except BaseException as error:
         with suppress(OSError):
             if _bytes_of(config) == before:
-                _staged(weights).unlink(missing_ok=True)
-            _staged(config).unlink(missing_ok=True)
+                staged(weights).unlink(missing_ok=True)
+            staged(config).unlink(missing_ok=True)
             if is_new:
                 folder.rmdir()
         if isinstance(error, (OSError, SafetensorError)):
@@ -185,7 +180,7 @@ def find_own_weights(folder: Path, settings: dict) -> Path:
     then, the weights still have their staged name, complete, and are found by it.
     """
     weights, recorded = folder / WEIGHTS, settings.get("weights_sha256")
-    for path in (weights, _staged(weights)):
+    for path in (weights, staged(weights)):
         if path.exists() and hash_of(path) == recorded:
             return path
     if weights.exists():
@@ -198,16 +193,12 @@ def find_own_weights(folder: Path, settings: dict) -> Path:
 
 def _finish_interrupted_save(folder: Path) -> bytes | None:
     """Give weights that a killed save left staged their name; return config.json as it is."""
-    staged = _staged(folder / WEIGHTS)
-    if staged.exists():
+    weights = folder / WEIGHTS
+    if staged(weights).exists():
         with suppress(CheckpointError):
-            if find_own_weights(folder, read_json(folder / CONFIG)) == staged:
-                os.replace(staged, folder / WEIGHTS)
+            if find_own_weights(folder, read_json(folder / CONFIG)) != weights:
+                put_in_place((staged(weights), weights))
     return _bytes_of(folder / CONFIG)
-
-
-def _staged(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
 
 
 def _bytes_of(path: Path) -> bytes | None:

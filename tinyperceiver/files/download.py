@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tinyperceiver.files.whole import alone_with, sha256_of
+from tinyperceiver.files.whole import alone_with, put_in_place, sha256_of
 
 __all__ = ["DownloadError", "download"]
 
@@ -70,9 +70,7 @@ def download(
                 f"{url} has the SHA-256 {found}, not {sha256}: damaged, or another file. "
                 f"What arrived is deleted"
             )
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        put_in_place((part, path))
         _forget(part)
     return path
 

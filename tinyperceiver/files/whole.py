@@ -9,7 +9,14 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-__all__ = ["alone_in", "alone_with", "sha256_of", "whole_file"]
+__all__ = [
+    "alone_in",
+    "alone_with",
+    "put_in_place",
+    "sha256_of",
+    "staged",
+    "whole_file",
+]
 
 
 @contextmanager
@@ -19,12 +26,32 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(part, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        put_in_place((part, path))
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def staged(path: Path) -> Path:
+    """Return where a file with one writer waits for its name.
+
+    Its name does not depend on the process: what a killed run left is found again.
+    """
+    return path.with_name(path.name + ".new")
+
+
+def put_in_place(*moves: tuple[Path, Path]) -> None:
+    """Give files that are written their names, each in the place of what has it.
+
+    Args:
+        moves: from which path to which. They are made in this order, when the contents
+            of all files are on the disk.
+    """
+    for part, _ in moves:
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+    for part, path in moves:
+        os.replace(part, path)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The progress bar and the log of a run."""
 
 import json
-import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from tinyperceiver.files.whole import alone_in
+from tinyperceiver.files.whole import alone_in, put_in_place, staged
 from tinyperceiver.training.config import TrainingError
-from tinyperceiver.training.run_folder import LOG, SPEED, STATE, staged
+from tinyperceiver.training.run_folder import LOG, SPEED, STATE
 from tinyperceiver.training.step import Progress
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Journal:
             last = step if (self.out / STATE).exists() else -1
             kept = (line for line in whole if json.loads(line)["step"] <= last)
             staged(path).write_text("".join(kept), encoding="utf-8")
-            os.replace(staged(path), path)
+            put_in_place((staged(path), path))
 
     def write_step(self, step: int, progress: Progress, rate: float) -> None:
         """Record one training step."""

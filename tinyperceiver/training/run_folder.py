@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 
 from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.dataset.windows import fixed_windows
+from tinyperceiver.files.whole import put_in_place, staged
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training.config import TrainingConfig, TrainingError
 from tinyperceiver.training.devices import is_sharded
@@ -26,7 +26,6 @@ __all__ = [
     "load_state",
     "save_state",
     "saved_model",
-    "staged",
     "write_state",
 ]
 
@@ -87,7 +86,7 @@ def check_run(
     if fabric.is_global_zero and not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-        os.replace(staged(path), path)
+        put_in_place((staged(path), path))
     fabric.barrier()
     if not path.exists():
         raise TrainingError(
@@ -149,9 +148,7 @@ def write_state(fabric: "Fabric", state: dict, out: Path) -> None:
 def commit_state(fabric: "Fabric", out: Path) -> None:
     """Put the save that `write_state` wrote in the place of the last one."""
     if fabric.is_global_zero:
-        with open(staged(out / STATE), "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(staged(out / STATE), out / STATE)
+        put_in_place((staged(out / STATE), out / STATE))
     fabric.barrier()
 
 
@@ -162,8 +159,3 @@ def saved_model(fabric: "Fabric", config: TrainingConfig, path: Path) -> Perceiv
     model.load_state_dict(saved["model"])
     # One that is sharded may be too large for a GPU.
     return model.to("cpu" if is_sharded(fabric) else fabric.device).eval()
-
-
-def staged(path: Path) -> Path:
-    """Return where a file is written before it gets its name."""
-    return path.with_name(path.name + ".new")

@@ -21,6 +21,7 @@ from tinyperceiver.dataset.windows import (
     fixed_windows,
     targets_without_replacement,
 )
+from tinyperceiver.files.whole import staged
 from tinyperceiver.generation.generate import generate
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.tokenizer import decode_midi
@@ -38,7 +39,6 @@ from tinyperceiver.training.run_folder import (
     load_state,
     save_state,
     saved_model,
-    staged,
     write_state,
 )
 from tinyperceiver.training.step import make_optimizers, nats_per_token, training_step
