@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyperceiver.dataset.prepare import prepare_giantmidi
+from tinyperceiver.dataset.token_file import TokenFile
 
 ROUNDS = 3
 
@@ -37,12 +38,6 @@ def prepare(source: str, out: Path) -> None:
         prepare_giantmidi(source, out, workers=1, accept=True)
 
 
-def pieces_of(path: Path) -> list[np.ndarray]:
-    tokens = np.fromfile(path, "<i2")
-    ends = np.flatnonzero(tokens == -1)
-    return [part[:-1] for part in np.split(tokens, ends + 1)[:-1]]
-
-
 def main() -> None:
     # Here, since our worker imports this file, too, and need not wait for the peer.
     from perceiver.data.audio.midi_processor import encode_midi_files
@@ -57,7 +52,7 @@ def main() -> None:
             out = folder / f"{i}"
             ours = timed(prepare, source, out)
             peers = timed(encode_midi_files, paths, 1)
-            pieces = [*pieces_of(out / "train.bin"), *pieces_of(out / "valid.bin")]
+            pieces = [*TokenFile(out / "train.bin"), *TokenFile(out / "valid.bin")]
             same = [np.array_equal(our, peer) for our, peer in zip(pieces, peers[2], strict=True)]
             if not all(same):
                 sys.exit(f"the tokens of {same.count(False)} of {len(same)} files differ")

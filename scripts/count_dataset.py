@@ -23,6 +23,7 @@ from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.dataset.windows import Windows
 from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.music.fast_midi import read_performance
+from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL
 from tinyperceiver.music.ngrams import NGramModel
 from tinyperceiver.music.vocabulary import (
     LONGEST_SHIFT,
@@ -35,7 +36,6 @@ from tinyperceiver.music.vocabulary import (
 
 OUT = Path(__file__).resolve().parent.parent / "book" / "runs" / "giantmidi"
 PERCENTILES = (0, 5, 50, 95, 100)
-SUSTAIN_PEDAL, PEDAL_DOWN = 64, 64
 SHORT = (0, 0.015), (0.015, 0.028)  # seconds that keys are down: transcribers, not fingers
 AGAIN = 0.05  # seconds from stroke to stroke
 EDGES = np.geomspace(0.004, 20, 31)  # seconds: bins of how long keys are down

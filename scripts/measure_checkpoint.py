@@ -13,7 +13,6 @@ the model, or by n-grams, after pieces that ship.
 import argparse
 import copy
 import json
-import math
 import platform
 import time
 from collections.abc import Callable
@@ -52,6 +51,7 @@ from tinyperceiver.teaching.measuring import (
     profiles,
 )
 from tinyperceiver.teaching.music import EDGES, KINDS
+from tinyperceiver.training import evaluate
 
 ORDERS = 4
 TARGETS = 64  # tokens of a window that are predicted where prefixes are compared
@@ -87,10 +87,7 @@ def nats_of(model: PerceiverAR, windows: Tensor, prefix_len: int) -> np.ndarray:
 def mean_and_error(
     values: np.ndarray, recording: np.ndarray, counts: np.ndarray | None = None
 ) -> list[float]:
-    """Mean over windows, and its standard error if the recordings were drawn, not the windows.
-
-    values: (windows,). recording: which one each window is of, (windows,). counts: how many
-    tokens each value is the mean of, (windows,), where they differ.
+    """`evaluate.mean_and_error` to four digits, for two recordings or more.
 
     Raises:
         ValueError: fewer than two recordings.
@@ -100,13 +97,7 @@ def mean_and_error(
             f"{len(values)} windows of {len(np.unique(recording))} recordings give no standard "
             "error: take more windows, continuations, or long ones"
         )
-    counts = np.ones(len(values)) if counts is None else counts
-    mean = (values * counts).sum() / counts.sum()
-    _, group = np.unique(recording, return_inverse=True)
-    sums = np.bincount(group, (values - mean) * counts)
-    number = len(sums)
-    error = math.sqrt(number / (number - 1) * (sums**2).sum()) / counts.sum()
-    return [round(float(mean), 4), round(float(error), 4)]
+    return [round(number, 4) for number in evaluate.mean_and_error(values, recording, counts)]
 
 
 class Places:

@@ -13,7 +13,8 @@ import numpy as np
 
 from tinyperceiver.dataset.hold_out import Row, Rule
 from tinyperceiver.dataset.sources import Piece
-from tinyperceiver.dataset.workers import SEPARATOR, TOKEN_TYPE, count_events, read_unit
+from tinyperceiver.dataset.token_file import END, TOKEN_TYPE
+from tinyperceiver.dataset.workers import count_events, read_unit
 from tinyperceiver.files.whole import sha256_of, whole_file
 from tinyperceiver.music.vocabulary import STEPS_PER_SECOND
 
@@ -45,7 +46,7 @@ def describe(origin: dict, shares: dict | None, encode: Callable) -> dict:
         "format": FORMAT,
         "source": origin,
         "options": options,
-        "tokens": {"dtype": TOKEN_TYPE.str, "separator": SEPARATOR},
+        "tokens": {"dtype": TOKEN_TYPE.str, "separator": END},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in names},
@@ -145,7 +146,7 @@ def write_result(
                 parts = tokens[:cut], tokens[cut:]
                 for split, file, part in zip(SPLITS, files, parts, strict=True):
                     if len(part):
-                        file.write(np.append(part, TOKEN_TYPE.type(SEPARATOR)))
+                        file.write(np.append(part, TOKEN_TYPE.type(END)))
                         counts = count_events(part)
                         table.write(_line(split, row | counts))
                         totals[split].update(counts, pieces=1)

@@ -7,9 +7,9 @@ import numpy as np
 
 from tinyperceiver.music.vocabulary import PERFORMANCE
 
-__all__ = ["DataError", "TokenFile"]
+__all__ = ["END", "TOKEN_TYPE", "DataError", "TokenFile"]
 
-END = -1  # stands after each piece of a token file
+TOKEN_TYPE, END = np.dtype("<i2"), -1  # END stands after each piece
 CHUNK = 1 << 20  # tokens looked through at a time
 
 
@@ -35,7 +35,7 @@ class TokenFile:
         try:
             if not self.path.stat().st_size:
                 raise ValueError("it is empty, as if too few pieces were prepared")
-            self.tokens = np.memmap(self.path, dtype="<i2", mode="r")
+            self.tokens = np.memmap(self.path, dtype=TOKEN_TYPE, mode="r")
         except FileNotFoundError as error:
             raise DataError(
                 f"{self.path} does not exist; tinyperceiver prepare makes it"

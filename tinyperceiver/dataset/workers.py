@@ -34,12 +34,11 @@ from tinyperceiver.dataset.sources import (
     open_source,
     read_piece,
 )
+from tinyperceiver.dataset.token_file import END, TOKEN_TYPE
 from tinyperceiver.files.whole import whole_file
 from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT, VELOCITY
 
 __all__ = [
-    "SEPARATOR",
-    "TOKEN_TYPE",
     "Cluster",
     "Processes",
     "count_events",
@@ -49,7 +48,6 @@ __all__ = [
     "unit_is_whole",
 ]
 
-SEPARATOR, TOKEN_TYPE = -1, np.dtype("<i2")
 # Of a file on which a process dies, and of processes that die at their start: another's
 # hand may have been at work.
 ATTEMPTS, STARTS = 2, 5
@@ -95,7 +93,7 @@ def tokenize_files(files: list[File], encode: Encode, seconds: float) -> Result:
                 continue
             rows.append({"name": name, "sha256": hashlib.sha256(data).hexdigest()})
             rows[-1] |= count_events(tokens)
-            parts += [tokens.tobytes(), TOKEN_TYPE.type(SEPARATOR).tobytes()]
+            parts += [tokens.tobytes(), TOKEN_TYPE.type(END).tobytes()]
     return rows, b"".join(parts)
 
 

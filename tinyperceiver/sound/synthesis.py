@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL
+
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
 
@@ -27,7 +29,6 @@ __all__ = [
 MAX_SECONDS = 7200  # longest music rendered: at 44.1 kHz its samples take 1.3 GB
 TAIL = 1.0  # seconds of sound after the last note has ended: release and reverberation
 PEAK = 10 ** (-1 / 20)  # -1 dB of full scale: an MP3 decoder may overshoot the original
-SUSTAIN = 64  # MIDI controller number of the sustain pedal, down at 64 of 127 and above
 
 
 class SynthesizerNotFoundError(RuntimeError):
@@ -225,7 +226,7 @@ def _render_instrument(
         (change.time, 1, synth.control, change.number, change.value)
         for change in part.control_changes
         # In the notes already: TinySoundFont does not know it.
-        if change.number != SUSTAIN
+        if change.number != SUSTAIN_PEDAL
     ]
     events += [
         (start, 2, synth.on, pitch, velocity) for start, _, pitch, velocity in notes
@@ -276,11 +277,13 @@ def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
 def pedal_intervals(part: "Instrument") -> list[tuple[float, float]]:
     """When the sustain pedal is down; one never lifted is lifted with the last note."""
     intervals, down = [], None
-    changes = (change for change in part.control_changes if change.number == SUSTAIN)
+    changes = (
+        change for change in part.control_changes if change.number == SUSTAIN_PEDAL
+    )
     for change in sorted(changes, key=lambda change: change.time):
-        if change.value >= 64 and down is None:
+        if change.value >= PEDAL_DOWN and down is None:
             down = change.time
-        elif change.value < 64 and down is not None:
+        elif change.value < PEDAL_DOWN and down is not None:
             intervals.append((down, change.time))
             down = None
     last = max((note.end for note in part.notes), default=0)
