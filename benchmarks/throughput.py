@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tinyperceiver.engines.torch_engine import Decoder
+from tinyperceiver.engines.torch_engine import TorchDecoder
 from tinyperceiver.generation.sampling import choose_tokens
 from tinyperceiver.model.config import PRESETS
 from tinyperceiver.model.perceiver_ar import PerceiverAR
@@ -60,9 +60,9 @@ def main() -> None:
             args.json.write_text(json.dumps(results, indent=1) + "\n")
         print(f"  {line}", flush=True)
 
-    def make_decoder(rows: int, precision: str, is_static: bool, rounds: int = 1) -> Decoder:
+    def make_decoder(rows: int, precision: str, is_static: bool, rounds: int = 1) -> TorchDecoder:
         """With room for a prompt and so many rounds of steps."""
-        return Decoder(
+        return TorchDecoder(
             model,
             batch_size=rows,
             max_len=args.prompt + rounds * args.steps,
@@ -78,7 +78,7 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - begin, result
 
-    def continue_from(decoder: Decoder, logits: Tensor) -> Tensor:
+    def continue_from(decoder: TorchDecoder, logits: Tensor) -> Tensor:
         for _ in range(args.steps):
             logits = decoder.step(choose_tokens(logits, do_sample=True, top_p=0.95))
         return logits

@@ -29,6 +29,7 @@ BUILT = [
     "dataset.windows",
     "generation.sampling",
     "generation.grammar",
+    "engines.decoder",
     "engines.onnx_engine",
     "engines.torch_engine",
     "engines.choice",
@@ -173,11 +174,13 @@ def test_early_imports_are_noticed():
     }.items():
         cell = nbformat.v4.new_code_cell(source)
         assert early_imports([cell], "05_attention", places) == found, source
-    ahead = [nbformat.v4.new_code_cell("from tinyperceiver.engines.torch_engine import Decoder")]
-    places[("engines.torch_engine", "Decoder")] = ["13_speed"]
+    ahead = [
+        nbformat.v4.new_code_cell("from tinyperceiver.engines.torch_engine import TorchDecoder")
+    ]
+    places[("engines.torch_engine", "TorchDecoder")] = ["13_speed"]
     assert early_imports(ahead, "11_sampling", places) == []
     assert early_imports(ahead, "12_released", places) == [
-        "tinyperceiver.engines.torch_engine.Decoder"
+        "tinyperceiver.engines.torch_engine.TorchDecoder"
     ]
     same = [nbformat.v4.new_code_cell("from tinyperceiver.model.rotary import rotation_at")]
     assert early_imports(same, "04_rotary", places) == ["tinyperceiver.model.rotary.rotation_at"]

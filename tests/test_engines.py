@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tinyperceiver.checkpoints.pretrained import from_pretrained
 from tinyperceiver.engines.choice import make_decoder, precisions_of
 from tinyperceiver.engines.onnx_engine import OnnxDecoder
-from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, Decoder
+from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, TorchDecoder
 from tinyperceiver.model.config import PRESETS
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.pieces import load_piece
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.numeric
 @torch.inference_mode()
 def both(model, tokens, n, prefix_len, pads=None, **options):
     """Logits of the model with its cache and of a decoder, along the same tokens."""
-    decoder = Decoder(model, batch_size=len(tokens), **options)
+    decoder = TorchDecoder(model, batch_size=len(tokens), **options)
     cache = model.make_cache()
     expected = [model(tokens[:, :n], prefix_len, pads, cache=cache)[:, -1]]
     found = [decoder.read(tokens[:, :n], prefix_len, pads)]
@@ -66,7 +66,7 @@ def test_reads_with_any_number_of_layers(num_layers):
 
 def test_reading_again_forgets_all_before():
     model = small_model()
-    decoder = Decoder(model, batch_size=2)
+    decoder = TorchDecoder(model, batch_size=2)
     tokens, pads = random_tokens(2, 12), left_pads([0, 4], 8)
     first = decoder.read(tokens[:, :8], 5, pads)
     steps = [decoder.step(tokens[:, place]) for place in range(8, 12)]
@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("counts", [None, [0, 3]])
 def test_a_step_costs_the_same_however_long_it_plays(counts):
     """No copy to slide: same memory, same bytes, same operations on the same shapes, ever after."""
-    decoder, tokens = Decoder(small_model(), batch_size=2), random_tokens(2, 310)
+    decoder, tokens = TorchDecoder(small_model(), batch_size=2), random_tokens(2, 310)
     decoder.read(tokens[:, :5], 4, None if counts is None else left_pads(counts, 5))
     held = [ring for layer in decoder.layers for ring in (layer.keys, layer.values)]
     memory = [(ring.data_ptr(), ring.untyped_storage().nbytes()) for ring in held]
@@ -115,7 +115,7 @@ def test_a_step_costs_the_same_however_long_it_plays(counts):
 
 
 def test_short_runs_take_little_room():
-    decoder = Decoder(small_model(), max_len=5)
+    decoder = TorchDecoder(small_model(), max_len=5)
     assert decoder.layers[0].keys.size(1) == 5 and decoder.layers[1].keys.size(1) == 4
 
 
@@ -124,7 +124,7 @@ def test_the_model_is_left_as_it_is():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = random_tokens(1, 6)
     for precision in GPU_PRECISIONS:
-        decoder = Decoder(model, precision=precision)
+        decoder = TorchDecoder(model, precision=precision)
         logits = decoder.read(tokens, 3)
         assert torch.equal(decoder.read(tokens, 3), logits)  # no dropout
     assert model.training and all(module.training for module in model.modules())
@@ -134,7 +134,7 @@ def test_the_model_is_left_as_it_is():
 
 def test_a_window_that_the_model_does_not_take_is_refused():
     with pytest.raises(ValueError, match="at most 8 prefix tokens and 4 latents"):
-        Decoder(small_model()).read(random_tokens(1, 12), 3)
+        TorchDecoder(small_model()).read(random_tokens(1, 12), 3)
 
 
 # Precision
@@ -142,7 +142,7 @@ def test_a_window_that_the_model_does_not_take_is_refused():
 
 def test_each_device_has_its_engine():
     assert isinstance(make_decoder(small_model()), OnnxDecoder)
-    assert isinstance(make_decoder(small_model().to("meta")), Decoder)
+    assert isinstance(make_decoder(small_model().to("meta")), TorchDecoder)
 
 
 def test_each_device_has_its_precisions():
@@ -165,7 +165,7 @@ def test_unknown_precisions_are_refused():
     with pytest.raises(ValueError, match=r"precision must be one of .*'int4'\), not 'float8'"):
         make_decoder(small_model(), precision="float8")
     with pytest.raises(ValueError, match=r"one of \('float32', 'half'\), not 'int8'"):
-        Decoder(small_model(), precision="int8")
+        TorchDecoder(small_model(), precision="int8")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_half_costs_less_than_a_hundredth_of_the_nats(trained):
     tokens = torch.tensor([encode_midi(load_piece("chopin-mazurka"))[:700]])
 
     def nats(of: str) -> float:
-        decoder = Decoder(trained, precision=of)
+        decoder = TorchDecoder(trained, precision=of)
         logits = [decoder.read(tokens[:, :400], 100)]
         logits += [decoder.step(tokens[:, place]) for place in range(400, 699)]
         return cross_entropy(torch.cat(logits), tokens[0, 400:]).item()
@@ -204,8 +204,8 @@ def test_greedy_tokens_are_the_models_own_in_float32(trained):
 def test_a_recorded_graph_gives_the_same(precision):
     model = PerceiverAR(PRESETS["tiny"]).cuda()
     tokens = random_tokens(2, 40, vocab_size=388).cuda()
-    plain = Decoder(model, batch_size=2, precision=precision, is_static=False)
-    graph = Decoder(model, batch_size=2, precision=precision)
+    plain = TorchDecoder(model, batch_size=2, precision=precision, is_static=False)
+    graph = TorchDecoder(model, batch_size=2, precision=precision)
     torch.testing.assert_close(plain.read(tokens[:, :9], 5), graph.read(tokens[:, :9], 5))
     for place in range(9, 40):
         expected, found = plain.step(tokens[:, place]), graph.step(tokens[:, place])
@@ -218,7 +218,7 @@ def test_the_reference_model():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("engine", [Decoder, OnnxDecoder])
+@pytest.mark.parametrize("engine", [TorchDecoder, OnnxDecoder])
 def test_what_does_not_fit_is_refused(engine):
     decoder, tokens = engine(small_model(), batch_size=2, max_len=6), random_tokens(2, 8)
     with pytest.raises(ValueError, match="read a prompt first"):
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused(engine):
     decoder.step(tokens[:, 5])
 
 
-@pytest.mark.parametrize("engine", [Decoder, OnnxDecoder])
+@pytest.mark.parametrize("engine", [TorchDecoder, OnnxDecoder])
 def test_after_a_failed_read_nothing_is_answered(engine):
     decoder, tokens = engine(small_model(), batch_size=2), random_tokens(2, 5)
     decoder.read(tokens, 3)

@@ -1,7 +1,8 @@
 """Which engine decodes: ONNX Runtime on a CPU, PyTorch on a GPU."""
 
+from tinyperceiver.engines.decoder import Decoder
 from tinyperceiver.engines.onnx_engine import CPU_PRECISIONS, OnnxDecoder
-from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, Decoder
+from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, TorchDecoder
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
 __all__ = ["PRECISIONS", "make_decoder", "precisions_of"]
@@ -15,14 +16,14 @@ def make_decoder(
     batch_size: int = 1,
     max_len: int | None = None,
     precision: str = "float32",
-) -> "OnnxDecoder | Decoder":
+) -> Decoder:
     """A model made ready to continue prompts, by the engine for its device.
 
     Args:
         model, batch_size, max_len: as in `Decoder`.
         precision: of the weights. "float32" computes in float32 on a CPU, and in the
             model's own dtype on a GPU. "int8" and "int4" are for CPUs, see `Graph`;
-            "half", 16 bits, is for GPUs, see `Decoder`.
+            "half", 16 bits, is for GPUs, see `TorchDecoder`.
 
     Raises:
         ValueError: no such precision, or not for this device.
@@ -35,7 +36,7 @@ def make_decoder(
             f"precision={precision!r} is not for a model on {device}: take one of "
             f"{possible}"
         )
-    engine = OnnxDecoder if device.type == "cpu" else Decoder
+    engine = OnnxDecoder if device.type == "cpu" else TorchDecoder
     return engine(model, batch_size=batch_size, max_len=max_len, precision=precision)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tinyperceiver.engines.decoder import Decoder
 from tinyperceiver.engines.onnx_graph import HIDDEN, Graph
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
@@ -133,21 +134,16 @@ class _Rings:
         self.seen += 1
 
 
-class OnnxDecoder:
-    """A model made ready to continue B prompts on a CPU, token by token.
+class OnnxDecoder(Decoder):
+    """The decoder for CPUs, run by ONNX Runtime.
 
-    `read` takes in prompts, `step` one more token of each; both give the logits of what
-    comes next. Keys and values are held as in `KVCache`: the hybrid layer has those of
-    the last `max_seq_len` tokens, the others have those of the last `max_latents`, and
-    none is computed again. All is computed in float32, whatever the model's dtype; with
-    "float32" the logits are those of the model with a cache, up to rounding. Dropout is
-    never applied. A decoder keeps the weights that the model had when it was made.
+    All is computed in float32, whatever the model's dtype; with "float32" the logits
+    are those of the model with a cache, up to rounding. A decoder keeps the weights
+    that the model had when it was made. It refuses tokens outside the vocabulary.
 
     Args:
-        model: on a CPU; it stays as it is.
-        batch_size: B.
-        max_len: most tokens of a row, prompt included; no more room than that is taken.
-            Without it the window slides, for ever.
+        model: on a CPU.
+        batch_size, max_len: as in `Decoder`.
         precision: of the weights, "float32", "int8" or "int4", see `Graph`.
 
     Raises:
@@ -167,15 +163,13 @@ class OnnxDecoder:
                 f"precision must be one of {tuple(CPU_PRECISIONS)} on a CPU, not "
                 f"{precision!r}"
             )
+        super().__init__(model, batch_size=batch_size, max_len=max_len)
         config = model.config
-        self.model, self.batch_size, self.max_len = model, batch_size, max_len
-        self.room = 0  # for so many steps; none before a prompt
         self.session = session_of(model, CPU_PRECISIONS[precision])
-        longest = config.max_seq_len if max_len is None else max_len
         H, d = config.num_heads, config.num_channels // config.num_heads
         layers = config.num_self_attention_layers
-        self.hybrid = _Rings(1, H, d, min(config.max_seq_len, longest))
-        self.latent = _Rings(layers, H, d, min(config.max_latents, longest))
+        self.hybrid = _Rings(1, H, d, self.capacity)
+        self.latent = _Rings(layers, H, d, self.latent_capacity)
         # What a step reads and writes, always at the same places in memory.
         self.tokens = torch.zeros(batch_size, 1, dtype=torch.long)
         self.position = torch.zeros(batch_size, 1, dtype=torch.long)
@@ -186,25 +180,9 @@ class OnnxDecoder:
             for n in (1, layers)
         ]
 
-    @torch.inference_mode()
-    def read(
-        self, tokens: Tensor, prefix_len: int, pad_mask: Tensor | None = None
-    ) -> Tensor:
-        """Take in prompts, and forget all before: the arguments of the model's forward.
-
-        tokens (B, n), pad_mask (B, n) -> logits of the next token, (B, V), float32.
-
-        Raises:
-            ValueError: as by the model; or B or n is not what this was made for.
-        """
-        self.model._check_window(tokens, prefix_len)
-        B, n = tokens.shape
-        if self.batch_size != B:
-            raise ValueError(f"this decoder is for {self.batch_size} rows, not {B}")
-        if self.max_len is not None and n > self.max_len:
-            raise ValueError(f"{n} tokens do not fit: max_len is {self.max_len}")
-        self.room = 0  # until all is read
+    def _read(self, tokens: Tensor, prefix_len: int, pad_mask: Tensor | None) -> Tensor:
         self._check_tokens(tokens)
+        B, n = tokens.shape
         hidden = torch.zeros(B, n)
         position = torch.arange(n).expand(B, n)
         if pad_mask is not None:
@@ -226,7 +204,6 @@ class OnnxDecoder:
             )
         self.position.copy_(position[:, -1:] + 1)
         self.binding = None  # the rings are new
-        self.room = float("inf") if self.max_len is None else self.max_len - n
         return logits
 
     def _read_part(
@@ -267,21 +244,9 @@ class OnnxDecoder:
             pair for ring in rings for pair in zip(ring.keys, ring.values, strict=True)
         ]
 
-    @torch.inference_mode()
-    def step(self, tokens: Tensor) -> Tensor:
-        """One more token of each row, (B,) -> logits of the next, (B, V), float32.
-
-        Raises:
-            ValueError: no prompt was read, or `max_len` tokens were; or a token is not
-                in the vocabulary.
-            RuntimeError: not one token for each row.
-        """
-        if self.room < 1:
-            most = "" if self.max_len is None else f", of less than {self.max_len}"
-            raise ValueError(f"no room for a token: read a prompt first{most}")
+    def _step(self, tokens: Tensor) -> Tensor:
         self._check_tokens(tokens)
         tokens = tokens.reshape(self.batch_size, 1)
-        self.room -= 1
         moved = [rings.open() for rings in (self.hybrid, self.latent)]
         if self.binding is None or any(moved):
             self._bind()

@@ -1,4 +1,4 @@
-"""Decoding step by step: which engine does it, and the one for GPUs.
+"""Decoding on GPUs: PyTorch, with the operations of a step recorded as one graph.
 
 A step of decoding reads every weight, key and value once and does almost nothing with
 them. Its time is that of reading. On a CPU ONNX Runtime reads fastest; on a GPU PyTorch
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from tinyperceiver.engines.decoder import Decoder
 from tinyperceiver.model.attention import attend
 from tinyperceiver.model.perceiver_ar import DecoderLayer, PerceiverAR
 from tinyperceiver.model.rotary import apply_rotation, rotation_at
 
-__all__ = ["GPU_PRECISIONS", "Decoder"]
+__all__ = ["GPU_PRECISIONS", "TorchDecoder"]
 
 GPU_PRECISIONS = ("float32", "half")
 
@@ -40,21 +41,16 @@ class _Layer:
     values: Tensor  # (B * H, d, capacity)
 
 
-class Decoder:
-    """A model made ready to continue B prompts on a GPU, token by token.
+class TorchDecoder(Decoder):
+    """The decoder for GPUs, run by PyTorch.
 
-    `read` takes in prompts, `step` one more token of each; both give the logits of what
-    comes next. Keys and values are held as in `KVCache`: the hybrid layer has those of
-    the last `max_seq_len` tokens, the others have those of the last `max_latents`, and
-    none is computed again. In float32 the logits are those of the model with a cache,
-    up to rounding. Dropout is never applied. Some weights are copied when this is made,
-    others are the model's own: while it is used the model must not change.
+    In float32 the logits are those of the model with a cache, up to rounding. Some
+    weights are copied when this is made, others are the model's own: while it is used
+    the model must not change.
 
     Args:
-        model: on any device; it stays as it is.
-        batch_size: B.
-        max_len: most tokens of a row, prompt included; no more room than that is taken.
-            Without it the window slides, for ever.
+        model: on any device.
+        batch_size, max_len: as in `Decoder`.
         precision: "float32" leaves the weights and their dtype as they are. "half" has
             16 bits a weight, key and value: bfloat16, and float16 on GPUs that are slow
             at that.
@@ -78,6 +74,7 @@ class Decoder:
             raise ValueError(
                 f"precision must be one of {GPU_PRECISIONS}, not {precision!r}"
             )
+        super().__init__(model, batch_size=batch_size, max_len=max_len)
         config, weight = model.config, model.embedding.weight
         self.dtype = weight.dtype
         self.product_dtype = weight.dtype
@@ -86,14 +83,8 @@ class Decoder:
                 including_emulation=False
             )
             self.product_dtype = torch.float16 if is_slow else torch.bfloat16
-        self.model, self.batch_size = model, batch_size
         self.num_heads = config.num_heads
         self.is_static = weight.is_cuda if is_static is None else is_static
-        longest = config.max_seq_len if max_len is None else max_len
-        self.max_len = max_len
-        self.room = 0  # for so many steps; none before a prompt
-        self.capacity = min(config.max_seq_len, longest)  # of the hybrid layer
-        self.latent_capacity = min(config.max_latents, longest)  # of all others
         self.layers = [self._prepare_layer(model.hybrid_layer, is_rotary=True)]
         for i, layer in enumerate(model.layers):
             is_rotary = i < config.num_rotary_layers
@@ -139,27 +130,7 @@ class Decoder:
             **weights,
         )
 
-    @torch.inference_mode()
-    def read(
-        self, tokens: Tensor, prefix_len: int, pad_mask: Tensor | None = None
-    ) -> Tensor:
-        """Take in prompts, and forget all before: the arguments of the model's forward.
-
-        tokens (B, n), pad_mask (B, n) -> logits of the next token, (B, V), float32.
-
-        Raises:
-            ValueError: as by the model; or B or n is not what this was made for.
-        """
-        self.model._check_window(tokens, prefix_len)
-        if len(tokens) != self.batch_size:
-            raise ValueError(
-                f"this decoder is for {self.batch_size} rows, not {len(tokens)}"
-            )
-        if self.max_len is not None and tokens.size(1) > self.max_len:
-            raise ValueError(
-                f"{tokens.size(1)} tokens do not fit: max_len is {self.max_len}"
-            )
-        self.room = 0  # until all is read
+    def _read(self, tokens: Tensor, prefix_len: int, pad_mask: Tensor | None) -> Tensor:
         if self.is_static and tokens.is_cuda and self.graph is None:
             self._record()
         B, n = tokens.shape
@@ -199,27 +170,17 @@ class Decoder:
         self.padding.fill_(False)
         if self.has_padding:
             self.padding[:, 0, :n] = pad_mask
-        self.room = float("inf") if self.max_len is None else self.max_len - n
         return self._logits(x[:, -1])
 
-    @torch.inference_mode()
-    def step(self, tokens: Tensor) -> Tensor:
-        """One more token of each row, (B,) -> logits of the next, (B, V), float32.
-
-        Raises:
-            ValueError: no prompt was read, or `max_len` tokens were.
-        """
-        if self.room < 1:
-            most = "" if self.max_len is None else f", of less than {self.max_len}"
-            raise ValueError(f"no room for a token: read a prompt first{most}")
-        self.room -= 1
+    def _step(self, tokens: Tensor) -> Tensor:
         if self.graph is None:
-            return self._step(tokens)
+            return self._compute(tokens)
         self.graph_tokens.copy_(tokens)
         self.graph.replay()
         return self.graph_logits.clone()  # the next step writes to the same place
 
-    def _step(self, tokens: Tensor) -> Tensor:
+    def _compute(self, tokens: Tensor) -> Tensor:
+        """The operations of a step; a CUDA graph records them once."""
         x = self.model.embedding(tokens.long())  # (B, D)
         rotation = rotation_at(self.position, x.size(1) // self.num_heads)
         for layer in self.layers:
@@ -285,8 +246,8 @@ class Decoder:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):  # to choose kernels, and their memory
-                self._step(self.graph_tokens)
+                self._compute(self.graph_tokens)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.graph_logits = self._step(self.graph_tokens)
+            self.graph_logits = self._compute(self.graph_tokens)
