@@ -362,7 +362,7 @@ def test_no_tokens_are_an_empty_performance(nothing):
         np.array(376),
         None,
         "376 60",
-        iter(TOKENS),
+        pytest.param(iter(TOKENS), id="iterator"),  # its repr holds an address
         [10**30],
         [None],
     ],
