@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
-from tinyperceiver.teaching.figures import hybrid, learnt
+from tinyperceiver.teaching.figures import attention, hybrid, learnt
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS
@@ -52,6 +52,43 @@ def errors(ax) -> np.ndarray:
 
 def rounded(pairs) -> list[tuple]:
     return sorted((round(float(x), 4), round(float(y), 4)) for x, y in pairs)
+
+
+# Chapter 5
+
+
+def test_dots_are_right_expectations_and_crosses_wrong_ones():
+    notes, expected = torch.tensor([60, 64, 67, 64, 60]), torch.tensor([64, 60, 64, 72])
+    ax, _ = attention.draw_expectations(notes, {"a": expected, "b": notes[1:]}).axes
+    assert ax.get_title(loc="left") == "a: 2 of 4 right"
+    assert points(ax, marker="o") == [(1, 64), (3, 64)]
+    assert points(ax, marker="x") == [(2, 60), (4, 72)]
+
+
+def test_the_largest_weights_come_first_beside_the_entropies():
+    raw, scaled = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    left, right = attention.draw_saturation(raw, scaled, {4: [1.0, 2.0], 9: [0.5, 2.5]}).axes
+    for weights, line in zip((scaled, raw), left.lines, strict=True):
+        assert np.allclose(line.get_ydata(), sorted(weights.tolist(), reverse=True)[:16])
+    assert [line.get_ydata().tolist() for line in right.lines[:2]] == [[2.0, 2.5], [1.0, 0.5]]
+
+
+def test_the_slope_of_squares_passes_above_the_slowest():
+    (ax,) = attention.draw_cost([10, 20], {"a": [0.001, 0.002], "b": [0.002, 0.003]}).axes
+    assert np.allclose([line.get_ydata() for line in ax.lines], [[1.5, 6], [1, 2], [2, 3]])
+
+
+def test_a_ring_holds_the_newest_positions():
+    capacity, steps = 4, [1, 4, 6, 11]
+    (ax,) = attention.draw_ring(capacity, steps).axes
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    for row, seen in enumerate(steps):
+        held = ["–"] * capacity
+        for position in range(seen):
+            held[position % capacity] = f"{position}"
+        assert [texts[slot + 0.46, row + 0.4] for slot in range(capacity)] == held
+    filled = [box for box in ax.patches if box.get_facecolor()[3] > 0]
+    assert [(box.get_x(), box.get_y()) for box in filled] == [(0, 0), (3, 1), (1, 2), (2, 3)]
 
 
 # Chapter 6

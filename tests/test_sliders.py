@@ -5,9 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import new_context
 
+from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
+from tinyperceiver.teaching.music import pitch_name
 from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
 
 EXPLORER = (
@@ -73,6 +76,29 @@ def test_the_script_shows_what_python_draws(browser):
     page.evaluate(MOVE, [0, 1, 3])
     assert page.evaluate(SHOWS, explorer_state(0, 2, 1)), "two latents have no query 3"
     assert page.query_selector_all("output")[2].inner_text() == "1"
+
+
+# Chapter 5
+
+
+@pytest.mark.parametrize(("i", "memory"), [(0, 1), (5, 8), (7, 2), (9, 3)])
+def test_a_head_weighs_notes_by_how_much_of_the_past_agrees(i, memory):
+    notes = [60, 64, 67, 60, 64, 67, 60, 64, 72, 60, 62]
+    scores = []
+    for j in range(i + 1):
+        backs = [back for back in range(memory) if j - 1 - back >= 0]
+        scores.append(4 * sum(notes[i - back] == notes[j - 1 - back] for back in backs))
+    weights = torch.tensor(scores, dtype=torch.float64).softmax(0)
+    assert np.allclose(weights_of(notes, i, memory), weights)
+    state = look_back_state(notes, i, memory)
+    shown = [float(found) for found in re.findall(r'fill-opacity="([^"]*)"', state)]
+    rest = [0.16] * (len(notes) - 1 - i)
+    assert np.allclose(shown, [0.3 + 0.7 * w for w in weights.tolist()] + rest, atol=0.006)
+    chances = {pitch: 0.0 for pitch in sorted(notes)}
+    for pitch, weight in zip(notes, weights.tolist(), strict=False):
+        chances[pitch] += weight
+    best = max(chances, key=chances.get)
+    assert f"Expected: {pitch_name(best)} {100 * chances[best]:.0f} %" in state
 
 
 # Chapter 6

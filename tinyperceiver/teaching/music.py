@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.music.vocabulary import (
@@ -75,6 +76,21 @@ def passage(midi: "PrettyMIDI", begin: float, end: float) -> "PrettyMIDI":
     )
 
 
+def melody(pitches: Tensor, seconds: float = 0.24) -> "PrettyMIDI":
+    """One note after the other, `seconds` each; pitches (n,)."""
+    return performance(
+        (80, pitch, i * seconds, (i + 1) * seconds)
+        for i, pitch in enumerate(pitches.tolist())
+    )
+
+
+def pitch_name(pitch: int) -> str:
+    """C4 for 60."""
+    from pretty_midi import note_number_to_name
+
+    return note_number_to_name(int(pitch))
+
+
 # Tokens
 
 
@@ -85,8 +101,6 @@ def kind_of(token: int) -> int:
 
 def name_of(token: int) -> str:
     """What a token says."""
-    from pretty_midi import note_number_to_name
-
     if not 0 <= token < NUM_EVENTS:
         special = {PAD: "padding", PERFORMANCE: "start of a performance"}
         return special.get(token, "not in the vocabulary")
@@ -96,7 +110,7 @@ def name_of(token: int) -> str:
         return f"wait {1000 * (value + 1) // STEPS_PER_SECOND} ms"
     if kind == "velocity":
         return f"velocity {VELOCITY_BIN * value}"
-    return f"{kind} {note_number_to_name(value)}"
+    return f"{kind} {pitch_name(value)}"
 
 
 def times_of(tokens: Sequence[int]) -> np.ndarray:
