@@ -8,7 +8,8 @@ The package is where code and exercises are edited; chapters carry copies.
 - The exercises of `tinyperceiver/teaching/checks/NAME.py` follow the cell of the chapter `NN_NAME`
   that starts with `## Exercises`: for each a task, a cell to answer in, and a solution, folded on
   the page. The chapter imports that module as `check`.
-- `book/solutions.md` collects the solutions, `book/code_index.md` says where code is shown;
+- `book/solutions.md` collects the solutions, `book/code_index.md` says where code is shown,
+  `book/reference.md` and the pages in `book/reference` describe the package;
   `book/teaching.md` gets each chapter's title and minutes, `book/glossary.md` links to chapters.
 
 Run it from anywhere: `.venv/bin/python scripts/fill_chapters.py [--check | --no-run] [NAME ...]`,
@@ -21,9 +22,11 @@ import importlib
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nbformat
+import reference_pages
 
 from tinyperceiver.teaching import checking
 
@@ -247,19 +250,22 @@ def code_index_page() -> str:
         places = dict.fromkeys((place, file) for _, file, where, place in shown if where == stem)
         for place, file in places:
             names = [row[0] for row in shown if row[1:] == (file, stem, place)]
-            text += f"- *{place}*, `{file}`: {', '.join(f'`{name}`' for name in names)}\n"
+            links = [reference_pages.linked(name, file) for name in names]
+            text += f"- *{place}*, `{file}`: {', '.join(links)}\n"
     text += "\n## By name\n\n| name | file | chapter |\n| --- | --- | --- |\n"
     for name, file, stem, _ in sorted(shown, key=lambda row: (row[0].strip("_").lower(), row)):
         number = int(stem.split("_")[0])
         place = file.removeprefix("tinyperceiver/")
-        text += f"| `{name}` | `{place}` | [{number}]({stem}.ipynb) |\n"
+        link = reference_pages.linked(name, file)
+        text += f"| {link} | `{place}` | [{number}]({stem}.ipynb) |\n"
     text += "\n## Shown in no chapter\n\nPublic names that chapters use or leave to you.\n\n"
     known = {(name, file) for name, file, _, _ in shown}
     package, teaching = ROOT / "tinyperceiver", ROOT / "tinyperceiver" / "teaching"
     for path in sorted(set(package.rglob("[!_]*.py")) - set(teaching.rglob("*.py"))):
         file = path.relative_to(ROOT).as_posix()
         summary, public = described(path)
-        names = [f"`{name}`" for name in public if (name, file) not in known]
+        left = [name for name in public if (name, file) not in known]
+        names = [reference_pages.linked(name, file) for name in left]
         if names:
             text += f"- `{file}`. {summary} {', '.join(names)}\n"
     text += "\nFigures and checkers, which no other part of the package uses:\n\n"
@@ -322,11 +328,19 @@ def glossary_page() -> str:
     return re.sub(r"(?<=\. )Chapter (\d+)\.$", link, text, flags=re.MULTILINE)
 
 
+def reference_page(folder: str) -> str:
+    """The text of `book/reference/FOLDER.md`."""
+    return reference_pages.folder_page(folder, shown_code())
+
+
 PAGES = {
     "solutions.md": solutions_page,
     "code_index.md": code_index_page,
     "teaching.md": teaching_page,
     "glossary.md": glossary_page,
+    "reference.md": lambda: reference_pages.index_page(shown_code()),
+} | {
+    f"reference/{folder}.md": partial(reference_page, folder) for folder in reference_pages.FOLDERS
 }
 
 

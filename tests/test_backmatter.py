@@ -158,7 +158,8 @@ def test_the_day_has_no_holes():
 
 
 def test_the_index_is_complete():
-    page = text_of("code_index")
+    # A name that the reference holds is a link to it.
+    page = re.sub(r"\{py:obj\}`(\w+) <[\w.]+>`", r"`\1`", text_of("code_index"))
     shown, rest = page.split("## Shown in no chapter")
     by_name = shown.split("## By name")[1]
     for number, path in CHAPTERS.items():

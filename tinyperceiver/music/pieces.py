@@ -21,6 +21,7 @@ class Piece(NamedTuple):
     composer: str
 
 
+# Name -> title and composer of the pieces that `load_piece` reads.
 PIECES = {
     "bach-prelude": Piece(
         "Prelude in C major, BWV 846, bars 1-19", "Johann Sebastian Bach (1685-1750)"

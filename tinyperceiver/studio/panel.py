@@ -57,8 +57,7 @@ class Studio:
     """The panel; show it as the last value of a cell.
 
     Attributes:
-        takes: every `Take` so far, in order; they go on living in the notebook.
-        settings: the values of all sliders and boxes.
+        takes: every `Take` so far, in order; later cells can use them.
     """
 
     def __init__(self, model: PerceiverAR, prompts: Mapping) -> None:

@@ -15,7 +15,7 @@ from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training.step import nats_per_token
 
-__all__ = ["Evaluation", "evaluate", "fit_windows", "mean_and_error"]
+__all__ = ["Evaluation", "Windowing", "evaluate", "fit_windows", "mean_and_error"]
 
 # Of windows: their number, and the tokens of their prefix and latents, the largest first.
 MOST, FEWEST = 64, 8
