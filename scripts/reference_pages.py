@@ -9,10 +9,9 @@ import ast
 import importlib
 import inspect
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-
-import tomllib
 
 import tinyperceiver
 

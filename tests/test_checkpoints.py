@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import warnings
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -591,20 +590,6 @@ def test_objects_among_hyperparameters_say_how_to_convert(tmp_path):
         "`hyper_parameters`",
     ):
         assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("version", "is_old"),
-    [("2.6.0", True), ("2.9.1+cu128", True), ("2.10.0", False), ("2.13.0+cpu", False)],
-)
-def test_old_torch_is_warned_about(monkeypatch, version, is_old):
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        PerceiverAR.from_pretrained(HUB)
-    told = [str(warning.message) for warning in caught if "had holes" in str(warning.message)]
-    assert len(told) == is_old
-    assert all(version in message and "pytorch_model.bin" in message for message in told)
 
 
 # Conversion.

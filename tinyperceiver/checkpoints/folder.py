@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,12 +139,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def read_pickle(path: Path, source: str | Path | None = None) -> object:
     """Read a file of PyTorch's own format, which must hold nothing but tensors and numbers."""
     source = source or path
-    if torch.__version__ < (2, 10):
-        warnings.warn(
-            f"torch {torch.__version__} reads {source}. Before 2.10 torch.load(weights_only=True) "
-            f"had holes: update, or read only pickled files that you trust",
-            stacklevel=3,
-        )
     is_zip = zipfile.is_zipfile(path)
     try:
         # Mapped, a file is read tensor by tensor, as they are used. Files before 2020 can't be.
