@@ -132,7 +132,8 @@ def imports_of(source: str) -> list[tuple[str, str | None]]:
 TOOLS = {"sound", "model.blockwise_attention", "model.user_methods", "music.pieces", "teaching"}
 # Chapter 11 checks the decoder against the model before it relies on it; chapter 13 builds it.
 AHEAD = {("11_sampling", "engines.torch_engine"), ("11_sampling", "engines.choice")}
-TOOL_NAMES = {"PIECES", "load_piece", "mp3_bytes", "piano_roll", "play", "render", "wav_bytes"}
+TOOL_NAMES = {"PIECES", "TinyperceiverError", "load_piece", "mp3_bytes", "piano_roll", "play"}
+TOOL_NAMES |= {"render", "wav_bytes"}
 
 
 def early_imports(cells: list, chapter: str, places: dict) -> list[str]:

@@ -1,5 +1,7 @@
 """The command line as its user meets it: files, exit codes, errors of one line."""
 
+import ast
+import errno
 import json
 import os
 import re
@@ -29,6 +31,7 @@ from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.midi import read_midi
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi, encode_performance
 from tinyperceiver.sound import synthesis
+from tinyperceiver.sound.synthesis import RenderError, SoundFontError
 from tinyperceiver.training import evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -335,7 +338,6 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
         ),
         (("export", HUB, "small.pt"), "small.pt must end in .onnx"),
         (("export", HUB, "no/small.onnx"), "no/small.onnx cannot be written"),
-        (("export", HUB, "small.onnx", "--bits", 7), "bits must be one of (32, 16, 8, 4), not 7"),
         (("export", "./nothing", "small.onnx"), "nothing is not a folder with a checkpoint"),
     ],
     ids=lambda value: " ".join(map(str, value))[-50:] if isinstance(value, tuple) else "",
@@ -372,6 +374,7 @@ def test_errors_in_a_process_of_its_own(folder):
         (*GENERATE, "--prompt-tokens", "0"),
         (*GENERATE, "--num-latents", "0"),
         (*GENERATE, "--tempo", "3"),
+        ("export", HUB, "small.onnx", "--bits", "7"),
     ],
     ids=" ".join,
 )
@@ -385,12 +388,50 @@ def test_wrong_usage_exits_with_2(folder, run, arguments):
 
 def test_errors_of_several_lines_become_one(folder, run, monkeypatch):
     def fail(*_, **__):
-        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+        raise CheckpointError("the weights do not fit:\nnorm is missing\nembedding is missing")
 
-    monkeypatch.setattr(PerceiverAR, "generate", fail)
+    monkeypatch.setattr(PerceiverAR, "from_pretrained", fail)
     code, _, err = run(*GENERATE)
     assert code == 1
-    assert err.startswith("tinyperceiver: CUDA error") and err.count("\n") == 1
+    line = "tinyperceiver: the weights do not fit: norm is missing embedding is missing\n"
+    assert err == line
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, KeyError])
+def test_a_mistake_in_the_program_keeps_its_traceback(folder, run, monkeypatch, kind):
+    def fail(*_, **__):
+        raise kind("shapes do not match")
+
+    monkeypatch.setattr(PerceiverAR, "from_pretrained", fail)
+    with pytest.raises(kind, match="shapes do not match"):
+        run(*GENERATE)
+
+
+def test_all_errors_of_the_package_have_one_base_class():
+    for name in ("CheckpointError", "DataError", "MidiReadError", "RenderError", "TrainingError"):
+        assert issubclass(getattr(tinyperceiver, name), tinyperceiver.TinyperceiverError)
+    places = [*(ROOT / "tinyperceiver").rglob("[!_]*.py")]
+    defined = {
+        node.name: [ast.unparse(base) for base in node.bases]
+        for path in places
+        if "teaching" not in path.parts
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and node.name[0] != "_"
+    }
+    assert len(defined) >= 12
+    for name, bases in defined.items():
+        assert name == "TinyperceiverError" or defined.keys() & set(bases), name
+
+
+def test_a_file_that_cannot_be_written_is_named(folder, run, monkeypatch):
+    """By the system's own error, where the package has none."""
+
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "out.mid")
+
+    monkeypatch.setattr(PerceiverAR, "from_pretrained", fail)
+    code, _, err = run(*GENERATE)
+    assert (code, err) == (1, "tinyperceiver: out.mid: Permission denied\n")
 
 
 def test_stopping_it_is_no_error_of_ours(folder, run, monkeypatch):
@@ -406,7 +447,7 @@ def test_stopping_it_is_no_error_of_ours(folder, run, monkeypatch):
 # Files
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no synthesizer"), OSError("disk full")])
+@pytest.mark.parametrize("error", [RenderError("no music"), SoundFontError("no sound font")])
 @pytest.mark.parametrize("command", ["render", "generate"])
 def test_when_rendering_fails_what_was_there_stays(folder, run, monkeypatch, command, error):
     def fail(*_, **__):
@@ -541,7 +582,10 @@ def test_fine_tuning_with_a_plan_of_ones_own(music, run):
         (("evaluate", "tiny", "none"), "none does not exist; tinyperceiver prepare makes it"),
         (("evaluate", "tiny", "small"), "valid.bin does not exist; tinyperceiver prepare makes it"),
         (("evaluate", "./none", "mine"), "none is not a folder with a checkpoint"),
-        (("evaluate", "./small", "mine", "--prefix", 40), "prefix_len"),
+        (
+            ("evaluate", "./small", "mine", "--prefix", 40),
+            "--prefix is 40, and this model takes at",
+        ),
         (("evaluate", "./small", "mine", "--windows", 999), "mine/valid.bin has 32 windows of 49"),
         (("train", "--data", "mine"), "give --from MODEL to fine-tune a model, or --config NAME"),
         (
@@ -571,12 +615,13 @@ def test_when_writing_fails_what_was_there_stays(folder, run, monkeypatch, name)
     (folder / "out.wav").write_bytes(b"an older sound")
 
     def fail(*_, **__):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, name, fail)
     code, _, err = run("render", "prompt.mid", "-o", "out.wav")
     monkeypatch.undo()
-    assert code == 1 and "disk full" in err
+    message = "out.wav: No space left on device; make room, then run the same command again"
+    assert code == 1 and f"tinyperceiver: {message}\n" in err
     assert (folder / "out.wav").read_bytes() == b"an older sound"
     assert {path.name for path in folder.iterdir()} == {"prompt.mid", "out.wav"}
 

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from tinyperceiver.checkpoints.convert import convert_checkpoint
     from tinyperceiver.checkpoints.folder import CheckpointError
     from tinyperceiver.dataset.prepare import prepare_folder, prepare_giantmidi
-    from tinyperceiver.dataset.token_file import TokenFile
+    from tinyperceiver.dataset.token_file import DataError, TokenFile
     from tinyperceiver.dataset.windows import Windows
     from tinyperceiver.engines.onnx_export import export_onnx
+    from tinyperceiver.files.errors import TinyperceiverError
     from tinyperceiver.generation.generate import generate, stream
     from tinyperceiver.model.attention import HybridAttention, MultiHeadAttention
     from tinyperceiver.model.config import PRESETS, PerceiverConfig
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from tinyperceiver.sound.encoding import mp3_bytes, wav_bytes
     from tinyperceiver.sound.player import play
     from tinyperceiver.sound.roll import piano_roll
-    from tinyperceiver.sound.synthesis import render, synthesizer
-    from tinyperceiver.training.config import RUNS, Stage, TrainingConfig
+    from tinyperceiver.sound.synthesis import RenderError, render, synthesizer
+    from tinyperceiver.training.config import RUNS, Stage, TrainingConfig, TrainingError
     from tinyperceiver.training.devices import make_fabric
     from tinyperceiver.training.evaluate import evaluate
     from tinyperceiver.training.finetune import finetuning_config
@@ -48,15 +49,19 @@ __all__ = [
     "PRESETS",
     "RUNS",
     "CheckpointError",
+    "DataError",
     "DecoderLayer",
     "HybridAttention",
     "MidiReadError",
     "MultiHeadAttention",
     "PerceiverAR",
     "PerceiverConfig",
+    "RenderError",
     "Stage",
+    "TinyperceiverError",
     "TokenFile",
     "TrainingConfig",
+    "TrainingError",
     "Windows",
     "apply_rotation",
     "convert_checkpoint",
@@ -91,9 +96,10 @@ _MODULE_OF = {
     "checkpoints.convert": "convert_checkpoint",
     "checkpoints.folder": "CheckpointError",
     "dataset.prepare": "prepare_folder prepare_giantmidi",
-    "dataset.token_file": "TokenFile",
+    "dataset.token_file": "DataError TokenFile",
     "dataset.windows": "Windows",
     "engines.onnx_export": "export_onnx",
+    "files.errors": "TinyperceiverError",
     "generation.generate": "generate stream",
     "model.attention": "HybridAttention MultiHeadAttention",
     "model.config": "PRESETS PerceiverConfig",
@@ -106,8 +112,8 @@ _MODULE_OF = {
     "sound.encoding": "mp3_bytes wav_bytes",
     "sound.player": "play",
     "sound.roll": "piano_roll",
-    "sound.synthesis": "render synthesizer",
-    "training.config": "RUNS Stage TrainingConfig",
+    "sound.synthesis": "RenderError render synthesizer",
+    "training.config": "RUNS Stage TrainingConfig TrainingError",
     "training.devices": "make_fabric",
     "training.evaluate": "evaluate",
     "training.finetune": "finetuning_config",

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.files.whole import put_in_place, sha256_of, staged
 from tinyperceiver.model.config import PerceiverConfig
 
@@ -36,7 +37,7 @@ OWN_REQUIRED = {"format": "tinyperceiver-1"}
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TinyperceiverError, ValueError):
     """A checkpoint cannot be read, converted or written; says which, why, and what to do."""
 
 

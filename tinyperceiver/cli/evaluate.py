@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tinyperceiver.cli.refusals import CommandError
+
 
 def evaluate(
     model: Annotated[
@@ -62,6 +64,14 @@ def evaluate(
 
     held_out = TokenFile(data / "valid.bin" if data.is_dir() else data)
     loaded = PerceiverAR.from_pretrained(model)
+    for option, value, most in (
+        ("--prefix", prefix, loaded.config.max_prefix_len),
+        ("--num-latents", num_latents, loaded.config.max_latents),
+    ):
+        if value is not None and value > most:
+            raise CommandError(
+                f"{option} is {value}, and this model takes at most {most}"
+            )
     loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     found = evaluate_model(
         loaded,

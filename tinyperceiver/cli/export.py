@@ -1,7 +1,7 @@
 """`tinyperceiver export`: a model as one ONNX file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,12 +21,11 @@ def export(
         Path, typer.Argument(help="File to write, .onnx.", metavar="OUT")
     ],
     bits: Annotated[
-        int,
+        Literal["32", "16", "8", "4"],
         typer.Option(
-            help="Bits of a weight, 32, 16, 8 or 4: fewer make a smaller file, which "
-            "is less exact."
+            help="Bits of a weight. Fewer bits make a smaller and less exact file."
         ),
-    ] = 32,
+    ] = "32",
     attention_weights: Annotated[
         bool,
         typer.Option(
@@ -48,6 +47,6 @@ def export(
 
     check_writable(output, {".onnx"})
     model = PerceiverAR.from_pretrained(checkpoint, revision)
-    export_onnx(model, output, bits, attention_weights)
+    export_onnx(model, output, int(bits), attention_weights)
     size = output.stat().st_size
     print(f"{output}: {model.num_parameters:,} parameters, {size / 1e6:.1f} MB")

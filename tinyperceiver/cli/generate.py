@@ -14,6 +14,7 @@ from tinyperceiver.cli.music_files import (
     write_sound,
 )
 from tinyperceiver.cli.options import Checkpoint, MidiFile, Revision, SoundFont
+from tinyperceiver.cli.refusals import CommandError, refusing
 
 
 def generate(
@@ -115,6 +116,8 @@ def generate(
     import torch
 
     from tinyperceiver import PerceiverAR, decode_midi
+    from tinyperceiver.engines.choice import precisions_of
+    from tinyperceiver.generation.arguments import check_prompt, check_sampling
     from tinyperceiver.music.prompts import decodable, encode_prompt
 
     check_writable(output, {".mid", ".midi"})
@@ -122,17 +125,27 @@ def generate(
         check_writable(wav, {".wav", ".mp3"})
         check_sound(soundfont)
     elif soundfont is not None:
-        raise ValueError("--soundfont has no effect without --wav")
+        raise CommandError("--soundfont has no effect without --wav")
+    if not greedy:
+        with refusing():
+            check_sampling(True, temperature, top_k, top_p, min_p)
     midi = read_music(prompt)
     model = PerceiverAR.from_pretrained(checkpoint, revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     tokens = encode_prompt(midi, model.config.vocab_size)[:prompt_tokens]
     if not tokens:
-        raise ValueError(f"{prompt} has no notes to continue")
+        raise CommandError(f"{prompt} has no notes to continue")
 
     # The model reads the end of a prompt that is longer than its window.
     num_latents = num_latents or min(64, model.config.max_latents)
     read = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
+    with refusing():
+        check_prompt(model, torch.tensor([read]), num_latents, None)
+    if precision not in (possible := precisions_of(model)):
+        raise CommandError(
+            f"--precision {precision} is not for this machine's "
+            f"{model.embedding.weight.device.type}: choose {' or '.join(possible)}"
+        )
     sampling = {}
     if not greedy:
         seed = secrets.randbelow(2**32) if seed is None else seed

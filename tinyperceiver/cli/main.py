@@ -1,5 +1,6 @@
 """The command line: `tinyperceiver COMMAND`; `tinyperceiver --help` lists the commands."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from tinyperceiver.cli.generate import generate
 from tinyperceiver.cli.prepare import folder, giantmidi
 from tinyperceiver.cli.render import render
 from tinyperceiver.cli.train import train
+from tinyperceiver.files.errors import TinyperceiverError
 
 __all__ = ["app", "main"]
 
@@ -59,10 +61,21 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one line, and exit with 1."""
+    """Run the command line.
+
+    What a user can put right is said in one line, with exit code 1: the package's own
+    errors, and files that cannot be read or written. Any other exception is a mistake in
+    the program, and keeps its traceback.
+    """
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except TinyperceiverError as error:
         sys.exit(f"tinyperceiver: {' '.join(str(error).split())}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        remedy = "; make room, then run the same command again"
+        remedy *= error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.exit(f"tinyperceiver: {error.filename}: {error.strerror}{remedy}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,6 +4,7 @@ import io
 import os
 from pathlib import Path
 
+from tinyperceiver.cli.refusals import CommandError
 from tinyperceiver.files.whole import whole_file
 
 
@@ -27,14 +28,14 @@ def check_sound(soundfont: Path | None) -> None:
 def check_writable(path: Path, endings: set[str]) -> None:
     """Before the work, too."""
     if path.suffix.lower() not in endings:
-        raise ValueError(f"{path} must end in {' or '.join(sorted(endings))}")
+        raise CommandError(f"{path} must end in {' or '.join(sorted(endings))}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
+        raise CommandError(
             f"{path} cannot be written: its folder must exist, and not be a file's"
         )
     for place in (path.parent, path):
         if place.exists() and not os.access(place, os.W_OK):
-            raise ValueError(f"{path} cannot be written: no permission for {place}")
+            raise CommandError(f"{path} cannot be written: no permission for {place}")
 
 
 def write_midi(path: Path, music) -> None:

@@ -3,11 +3,12 @@
 import json
 import os
 import shlex
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tinyperceiver.cli.refusals import CommandError, refusing
 
 
 def train(
@@ -89,7 +90,7 @@ def train(
     from dataclasses import replace
 
     from tinyperceiver import PerceiverAR, TokenFile
-    from tinyperceiver.training.config import RUNS, TrainingConfig, TrainingError
+    from tinyperceiver.training.config import RUNS, TrainingConfig
     from tinyperceiver.training.devices import make_fabric
     from tinyperceiver.training.finetune import describe_gain, finetuning_config
     from tinyperceiver.training.train import train as train_model
@@ -97,7 +98,7 @@ def train(
     initial_model = None
     if config is None:
         if start is None:
-            raise ValueError(
+            raise CommandError(
                 "give --from MODEL to fine-tune a model, or --config NAME to train a new one"
             )
         splits = [TokenFile(data / f"{split}.bin") for split in ("train", "valid")]
@@ -111,24 +112,25 @@ def train(
     else:
         path = Path(config)
         if not path.is_file():
-            raise ValueError(
+            raise CommandError(
                 f"--config {config} is neither a file nor one of {', '.join(RUNS)}"
             )
         name = path.stem
         try:
-            run = TrainingConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+            run = TrainingConfig.from_json(json.loads(path.read_bytes()))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise CommandError(f"{path}: {error}") from error
     if start is not None and initial_model is None:
         initial_model = PerceiverAR.from_pretrained(start)
     _check_choice("--accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     _check_choice("--strategy", strategy, ("auto", "ddp", "fsdp"))
     if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
-        raise ValueError(
+        raise CommandError(
             "--nodes is for several machines: start torchrun on each of them, as --help shows"
         )
     if precision is not None:
-        run = replace(run, precision=precision)
+        with refusing():
+            run = replace(run, precision=precision)
     if show:
         print(json.dumps(run.to_json(), indent=2))
         return
@@ -152,13 +154,8 @@ def train(
             compile=compile,
             stop_after=stop_after,
         )
-    except TrainingError:
-        raise
     except KeyboardInterrupt:
         print(f"stopped: the same command goes on from the last save in {out}")
-        raise
-    except RuntimeError:  # from a GPU or the network between machines: where, and why?
-        traceback.print_exc()
         raise
     if fabric.is_global_zero:
         size = f"{model.num_parameters:,} parameters"
@@ -180,4 +177,4 @@ def train(
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{option} must be {' or '.join(choices)}, not {value!r}")
+        raise CommandError(f"{option} must be {' or '.join(choices)}, not {value!r}")

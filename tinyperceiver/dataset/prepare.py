@@ -35,7 +35,13 @@ from tinyperceiver.dataset.result import (
     refuse_to_replace,
     write_result,
 )
-from tinyperceiver.dataset.sources import ArchiveError, Piece, list_pieces, open_source
+from tinyperceiver.dataset.sources import (
+    ArchiveError,
+    Piece,
+    PrepareError,
+    list_pieces,
+    open_source,
+)
 from tinyperceiver.dataset.workers import (
     Cluster,
     Processes,
@@ -43,7 +49,7 @@ from tinyperceiver.dataset.workers import (
     unit_is_whole,
 )
 from tinyperceiver.files.download import download
-from tinyperceiver.files.whole import alone_in, sha256_of, whole_file
+from tinyperceiver.files.whole import alone_in, make_folder, sha256_of, whole_file
 from tinyperceiver.music.fast_midi import read_performance
 from tinyperceiver.music.tokenizer import encode_midi
 
@@ -118,13 +124,14 @@ def prepare_giantmidi(
         The manifest.
 
     Raises:
-        ValueError: no consent; a source that is missing, damaged or hostile, or without
+        PrepareError: no consent; a source that is missing, damaged or hostile, or without
             a piece that can be read; `out` holds another dataset; no Dask.
-        RuntimeError: another run is at work in `out`, or no worker is.
+        FolderError: another run is at work in `out`, or it is a file.
+        WorkerError: no worker is at work.
     """
     _check_workers(workers)
     out = Path(out).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _ask_consent(out, accept)
     options = {"split": "by recording", "valid_share": VALID_SHARE}
     return _prepare(
@@ -171,20 +178,23 @@ def prepare_folder(
         The manifest. Its `skipped` lists the files that are left out, and why.
 
     Raises:
-        ValueError: `source` is missing, damaged, or without a file that can be used;
+        PrepareError: `source` is missing, damaged, or without a file that can be used;
             `out` holds other tokens.
-        RuntimeError: another run is at work in `out`, or processes do not start.
+        FolderError: another run is at work in `out`, or it is a file.
+        WorkerError: processes do not start.
     """
     _check_workers(workers)
     path = Path(source).expanduser()
     if not path.exists():
-        raise ValueError(f"{source} does not exist: name the folder of your MIDI files")
+        raise PrepareError(
+            f"{source} does not exist: name the folder of your MIDI files"
+        )
     if not path.is_dir() and not zipfile.is_zipfile(path):
-        raise ValueError(
+        raise PrepareError(
             f"{source} is neither a folder nor a zip: name the folder of your MIDI files"
         )
     out = Path(out).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     options = {"split": f"by recording, or by time if there are fewer than {FEW}"}
     options |= {"valid_share": OWN_SHARE, "end_share": END_SHARE}
     return _prepare(
@@ -200,7 +210,7 @@ def prepare_folder(
 
 def _check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
-        raise ValueError(f"workers must be 1 or more, not {workers}")
+        raise PrepareError(f"workers must be 1 or more, not {workers}")
 
 
 def _prepare(
@@ -240,7 +250,7 @@ def _prepare(
             stack.enter_context(opened)
         pieces = list_pieces(opened)
         if not pieces:
-            raise ValueError(f"{source} holds no MIDI files (.mid)")
+            raise PrepareError(f"{source} holds no MIDI files (.mid)")
         refuse_to_replace(out, origin, pieces)
         split_of = _split_by_folder(pieces, source)
         head = describe(origin, rule.options if split_of is None else None, encode)
@@ -288,14 +298,14 @@ def _ask_consent(out: Path, accept: bool) -> None:
     print(NOTICE, flush=True)
     if not accept:
         if sys.stdin is None or not sys.stdin.isatty():
-            raise ValueError(
+            raise PrepareError(
                 "the dataset needs your consent, and there is no terminal to ask: read the "
                 "notice above, and agree with --accept (in Python, accept=True)"
             )
         with suppress(EOFError):
             accept = input("Do you agree? [y/N] ").strip().lower() in ("y", "yes")
         if not accept:
-            raise ValueError("without your consent nothing is fetched or read")
+            raise PrepareError("without your consent nothing is fetched or read")
     with whole_file(path) as file:
         file.write(NOTICE.encode())
 
@@ -318,17 +328,17 @@ def _find_source(
         name = path.name
         if path.is_dir():
             if sha256 is not None:
-                raise ValueError(f"{source} is a folder: a SHA-256 is for a zip")
+                raise PrepareError(f"{source} is a folder: a SHA-256 is for a zip")
             return path, {"name": name}
         if not path.exists():
-            raise ValueError(f"{source} does not exist")
+            raise PrepareError(f"{source} does not exist")
         if not path.is_file():
-            raise ValueError(
+            raise PrepareError(
                 f"{source} is neither a zip nor a folder nor an http(s) address"
             )
     found = sha256_of(path)
     if sha256 is not None and found != sha256.lower():
-        raise ValueError(
+        raise PrepareError(
             f"{path} has the SHA-256 {found}, not {sha256}: damaged, or another file"
         )
     origin |= {"name": name, "bytes": path.stat().st_size, "sha256": found}
@@ -348,11 +358,13 @@ def _split_by_folder(
         return None
     if None in found:
         stray = next(name for name, split in split_of.items() if split is None)
-        raise ValueError(
+        raise PrepareError(
             f"{source} has train/ or valid/ in it, but {stray!r} lies in neither"
         )
     if len(found) == 1:
-        raise ValueError(f"{source} has MIDI files in {found.pop()}/ only, not in both")
+        raise PrepareError(
+            f"{source} has MIDI files in {found.pop()}/ only, not in both"
+        )
     return split_of
 
 

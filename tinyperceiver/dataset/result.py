@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyperceiver.dataset.hold_out import Row, Rule
-from tinyperceiver.dataset.sources import Piece
+from tinyperceiver.dataset.sources import Piece, PrepareError
 from tinyperceiver.dataset.token_file import END, TOKEN_TYPE
 from tinyperceiver.dataset.workers import count_events, read_unit
 from tinyperceiver.files.whole import sha256_of, whole_file
@@ -70,7 +70,7 @@ def refuse_to_replace(out: Path, origin: dict, pieces: list[Piece]) -> None:
     if before != origin["name"] or (names and names.isdisjoint(now)):
         other = "" if before != origin["name"] else "another "
         other += repr(before)
-        raise ValueError(
+        raise PrepareError(
             f"{out} holds the tokens of {other}, not of {origin['name']!r}: name another "
             f"folder with --out, or remove this one"
         )
@@ -120,7 +120,7 @@ def write_result(
             rows.append(row | {"music": hashlib.sha256(tokens).hexdigest()})
             copies[rows[-1][rule.same]].append(row["name"])
     if not rows:
-        raise ValueError(
+        raise PrepareError(
             f"none of {len(skipped)} MIDI files can be used; the first, {skipped[0]['name']!r}: "
             f"{skipped[0]['reason']}"
         )

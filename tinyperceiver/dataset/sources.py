@@ -11,11 +11,13 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.music.midi import MAX_BYTES
 
 __all__ = [
     "ArchiveError",
     "Piece",
+    "PrepareError",
     "Source",
     "list_pieces",
     "open_source",
@@ -32,7 +34,11 @@ PACKED = re.compile(r"\.(zip|gz|tgz|bz2|xz|zst|7z|rar|tar)$", re.IGNORECASE)
 MIDI = re.compile(r"\.midi?$", re.IGNORECASE)
 
 
-class ArchiveError(ValueError):
+class PrepareError(TinyperceiverError, ValueError):
+    """A dataset cannot be prepared; says why, and what to do."""
+
+
+class ArchiveError(PrepareError):
     """A zip or folder that is not to be read; names it, the member and the reason."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.music.vocabulary import PERFORMANCE
 
 __all__ = ["END", "TOKEN_TYPE", "DataError", "TokenFile"]
@@ -13,7 +14,7 @@ TOKEN_TYPE, END = np.dtype("<i2"), -1  # END stands after each piece
 CHUNK = 1 << 20  # tokens looked through at a time
 
 
-class DataError(ValueError):
+class DataError(TinyperceiverError, ValueError):
     """A token file cannot be used. Names the file and the reason."""
 
 

@@ -30,17 +30,20 @@ import numpy as np
 from tinyperceiver.dataset.sources import (
     ArchiveError,
     Piece,
+    PrepareError,
     Source,
     open_source,
     read_piece,
 )
 from tinyperceiver.dataset.token_file import END, TOKEN_TYPE
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.files.whole import whole_file
 from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT, VELOCITY
 
 __all__ = [
     "Cluster",
     "Processes",
+    "WorkerError",
     "count_events",
     "read_unit",
     "tokenize_files",
@@ -62,6 +65,10 @@ File = tuple[str, bytes, str | None]
 Result = tuple[list[dict], bytes]
 Unit = list[Piece]
 Encode = Callable[[bytes], list[int]]
+
+
+class WorkerError(TinyperceiverError, RuntimeError):
+    """Processes or machines do not begin to work; says why, and what to do."""
 
 
 def tokenize_files(files: list[File], encode: Encode, seconds: float) -> Result:
@@ -155,7 +162,7 @@ class Processes:
         """Start processes, and end them.
 
         Raises:
-            RuntimeError: they do not start.
+            WorkerError: they do not start.
         """
         for attempt in range(STARTS):
             # A fork would copy locks and threads as they happen to be.
@@ -167,7 +174,7 @@ class Processes:
                 break
             except BrokenExecutor as error:
                 if attempt == STARTS - 1:
-                    raise RuntimeError(
+                    raise WorkerError(
                         f"processes cannot be started: {ADVICE}"
                     ) from error
             except BaseException:
@@ -214,26 +221,26 @@ class Cluster:
         """Connect.
 
         Raises:
-            ValueError: Dask is not installed, or no scheduler answers.
-            RuntimeError: it has no workers.
+            PrepareError: Dask is not installed, or no scheduler answers.
+            WorkerError: it has no workers.
         """
         try:
             from distributed import Client
         except ImportError as error:
-            raise ValueError(
+            raise PrepareError(
                 "Dask is not installed: pip install 'tinyperceiver[dask]'"
             ) from error
         try:
             self.client = Client(address, timeout=20)
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise PrepareError(
                 f"no Dask scheduler answers at {address!r}: {error}"
             ) from error
         try:
             self.client.wait_for_workers(1, timeout=60)
         except TimeoutError as error:
             self.client.close()
-            raise RuntimeError(
+            raise WorkerError(
                 f"the Dask cluster at {address} has no workers"
             ) from error
         self.workers = sum(self.client.nthreads().values())
@@ -244,7 +251,7 @@ class Cluster:
         """The cluster as it is, however many workers.
 
         Raises:
-            RuntimeError: no worker answers.
+            WorkerError: no worker answers.
         """
         with self.client.get_executor(pure=False) as executor:
             _try_out(executor, self.encode, self.seconds)
@@ -264,7 +271,7 @@ def _try_out(executor: Executor, encode: Encode, seconds: float) -> None:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise RuntimeError(f"workers cannot work ({reason}): {ADVICE}") from error
+        raise WorkerError(f"workers cannot work ({reason}): {ADVICE}") from error
 
 
 def tokenize_units(

@@ -3,25 +3,26 @@
 import copy
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tinyperceiver.engines.onnx_graph import Graph
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.files.whole import whole_file
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["export_onnx"]
+__all__ = ["ExportError", "export_onnx"]
 
 LARGEST = 2**31 - 1  # bytes that a file in this format may have
 # How far logits may be from PyTorch's, relative to their size. A wrong graph is off by
 # more than 1. What fewer bits cost depends on the model.
 TOLERANCE = {32: 1e-3, 16: 0.02, 8: 0.1, 4: 0.8}
+
+
+class ExportError(TinyperceiverError, ValueError):
+    """A model cannot be written as one file; says why, and what to do."""
 
 
 def export_onnx(
@@ -42,14 +43,16 @@ def export_onnx(
             each parameter, and a scale of 4 bytes for 32 of them with 8 and 4 bits.
 
     Raises:
-        ValueError: no such number of bits; the file would be larger than 2 GB; or the
-            logits of the graph are not those of the model.
+        ExportError: the file would be larger than 2 GB, or the logits of the graph are
+            not those of the model.
+        ValueError: no such number of bits.
+        OSError: the file cannot be written.
     """
     expected = _logits_of(model)
     graph = Graph(model, bits, attention_weights)
     size = sum(array.nbytes for array in graph.weights.values())
     if size > 0.99 * LARGEST:
-        raise ValueError(
+        raise ExportError(
             f"the file would have {size / 1e9:.1f} GB, and the format ends at 2 GB: "
             "take fewer bits"
         )
@@ -58,7 +61,7 @@ def export_onnx(
     found = _logits_of_file(data, model)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     if not error <= TOLERANCE[bits]:
-        raise ValueError(
+        raise ExportError(
             f"with {bits} bits the logits are off by {error:.2g} of their size, and "
             f"{TOLERANCE[bits]} is allowed: "
             + ("its weights must be finite" if bits == 32 else "take more bits")

@@ -1,4 +1,5 @@
 """Files and downloads that are whole or not there at all.
 
-`whole` writes files and locks folders; `download` fetches large files over HTTP.
+`errors` holds the base class of the errors that a user can put right; `whole` writes files
+and locks folders; `download` fetches large files over HTTP.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.files.whole import alone_with, put_in_place, sha256_of
 
 __all__ = ["DownloadError", "download"]
@@ -19,7 +20,7 @@ MAX_BYTES = 100_000_000_000
 PASSING = {408, 416, 425, 429}
 
 
-class DownloadError(ValueError):
+class DownloadError(TinyperceiverError, ValueError):
     """A file could not be fetched whole; says which, why, and what to do."""
 
 

@@ -9,9 +9,13 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from tinyperceiver.files.errors import TinyperceiverError
+
 __all__ = [
+    "FolderError",
     "alone_in",
     "alone_with",
+    "make_folder",
     "put_in_place",
     "sha256_of",
     "staged",
@@ -19,16 +23,27 @@ __all__ = [
 ]
 
 
+class FolderError(TinyperceiverError, RuntimeError):
+    """A folder cannot be written to: it is a file, or another run is at work in it."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when it is complete, or never."""
+    """A file to write, which takes the place of `path` when it is complete, or never.
+
+    Raises:
+        OSError: the file cannot be written, for example because the disk is full; the
+            error names `path`.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(part, "wb") as file:
             yield file
         put_in_place((part, path))
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # what fails in writing does not name its file
         raise
 
 
@@ -59,12 +74,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Two runs at once would overwrite each other's files.
 
     Raises:
-        RuntimeError: another one is at work in `folder`.
+        FolderError: another one is at work in `folder`.
     """
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
-        raise RuntimeError(f"another run is at work in {folder}") from error
+        raise FolderError(
+            f"another run is at work in {folder}: wait for its end, or name another folder"
+        ) from error
     with lock:
         yield
 
@@ -91,6 +108,20 @@ def alone_with(path: Path) -> Iterator[bool]:
         finally:
             with suppress(OSError):  # Windows deletes no file that is open
                 name.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        FolderError: there is a file of this name, or in place of a folder above it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FolderError(
+            f"{path} cannot be made: a file is in its place; name another folder"
+        ) from error
 
 
 def sha256_of(path: str | os.PathLike) -> str:

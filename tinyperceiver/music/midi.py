@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyperceiver.files.errors import TinyperceiverError
+
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
 
@@ -25,7 +27,7 @@ SUSTAIN_PEDAL, PEDAL_DOWN = 64, 64  # controller number; least value that is dow
 Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-class MidiReadError(ValueError):
+class MidiReadError(TinyperceiverError, ValueError):
     """Not MIDI, or more than a performance can be. Names the file and the reason."""
 
 

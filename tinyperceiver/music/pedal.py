@@ -8,6 +8,7 @@ from tinyperceiver.music.midi import (
     MAX_NOTE_SECONDS,
     PEDAL_DOWN,
     SUSTAIN_PEDAL,
+    MidiReadError,
     Notes,
     notes_of,
 )
@@ -43,8 +44,9 @@ def hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
     # How many notes each pedal goes through.
     visits = np.where(stops, upto, len(start)) - first
     if (total := int(visits.sum())) > most:
-        raise ValueError(
-            f"the pedals make {total:,} notes out of {len(start):,}: this is no music"
+        raise MidiReadError(
+            f"the pedal would turn {len(start):,} notes into {total:,}, and at most "
+            f"{most:,} are allowed: the file is probably damaged"
         )
     pedal = np.repeat(np.arange(len(pedals)), visits)
     note = np.arange(total) - np.repeat(np.cumsum(visits) - visits - first, visits)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_SECONDS",
+    "RenderError",
+    "SoundFontError",
     "SynthesizerNotFoundError",
     "pedal_intervals",
     "render",
@@ -31,8 +34,16 @@ TAIL = 1.0  # seconds of sound after the last note has ended: release and reverb
 PEAK = 10 ** (-1 / 20)  # -1 dB of full scale: an MP3 decoder may overshoot the original
 
 
-class SynthesizerNotFoundError(RuntimeError):
+class SynthesizerNotFoundError(TinyperceiverError, RuntimeError):
     """Neither FluidSynth nor TinySoundFont is installed."""
+
+
+class RenderError(TinyperceiverError, ValueError):
+    """Music that cannot be rendered. Names the note and the reason."""
+
+
+class SoundFontError(RenderError, OSError):
+    """A sound font is missing or cannot be played. Names the file and the reason."""
 
 
 # Synthesis
@@ -153,9 +164,9 @@ def render(
         Samples, float32, (N,): up to a second after the last note; (0,) for music without notes.
 
     Raises:
-        ValueError: a note that is not MIDI, more than `MAX_SECONDS`, a bad sample rate, or a
-            file that is not a sound font.
-        OSError: the sound font cannot be read.
+        RenderError: a note that is not MIDI, or more than `MAX_SECONDS`.
+        SoundFontError: no such sound font, or it cannot be played.
+        ValueError: a bad sample rate.
         SynthesizerNotFoundError: no synthesizer is installed.
     """
     if sample_rate not in range(8000, 96_001):
@@ -209,13 +220,13 @@ def _render_instrument(
 ) -> None:
     """Add the sound of one instrument, on a synthesizer of its own, to `samples`, (N,)."""
     if synth.font == -1:
-        raise ValueError(
+        raise SoundFontError(
             f"{synthesizer()} cannot read the sound font {synth.path}: damaged?"
         )
     channel, bank = (9, 128) if part.is_drum else (0, 0)
     choices = ((bank, part.program), (bank, 0), (0, 0))
     if not any(synth.select(channel, *choice) for choice in choices):
-        raise ValueError(
+        raise SoundFontError(
             f"{synth.path} holds neither program {part.program} nor program 0"
         )
 
@@ -254,12 +265,12 @@ def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
     notes, struck = [], {}  # pitch -> when it is struck next
     for note in sorted(part.notes, key=lambda note: note.start, reverse=True):
         if not 0 <= note.start <= note.end <= MAX_SECONDS:
-            raise ValueError(
+            raise RenderError(
                 f"{note}: notes must start at 0 s or later, end no earlier than they start, and "
                 f"end by {MAX_SECONDS} s: cut longer music into pieces"
             )
         if not (0 <= note.pitch <= 127 and 0 <= note.velocity <= 127):
-            raise ValueError(f"{note}: pitch and velocity must be in 0..127")
+            raise RenderError(f"{note}: pitch and velocity must be in 0..127")
         if note.end == note.start:
             continue
         end = note.end
@@ -298,18 +309,16 @@ def _check_soundfont(soundfont: str | os.PathLike | None) -> str:
 
     path = Path(soundfont or Path(pretty_midi.__file__).parent / "TimGM6mb.sf2")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no sound font at {path}: give the path of an .sf2 file"
-        )
+        raise SoundFontError(f"no sound font at {path}: give the path of an .sf2 file")
     with path.open("rb") as file:
         header = file.read(12)
     if header[:4] != b"RIFF" or header[8:] != b"sfbk":
-        raise ValueError(
+        raise SoundFontError(
             f"{path} is not a sound font: it does not begin as an .sf2 file does"
         )
     expected, found = 8 + int.from_bytes(header[4:8], "little"), path.stat().st_size
     if found < expected:
-        raise ValueError(
+        raise SoundFontError(
             f"{path} is cut off: {found} of {expected} bytes; download it again"
         )
     return str(path)

@@ -3,17 +3,14 @@
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING
 
+from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.model.config import PRESETS, PerceiverConfig
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["RUNS", "Stage", "TrainingConfig", "TrainingError", "learning_rate_at"]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(TinyperceiverError, RuntimeError):
     """Training cannot begin or go on. Says where it stands, and what to do."""
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from torch.utils.checkpoint import checkpoint
 
 from tinyperceiver.model.perceiver_ar import DecoderLayer, PerceiverAR
+from tinyperceiver.training.config import TrainingError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,19 +31,28 @@ def make_fabric(
         num_nodes: machines.
         strategy: "ddp", each process with a whole model; "fsdp", each with a part of
             it, on GPUs only; or "auto".
+
+    Raises:
+        TrainingError: this machine does not have what is asked for.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import FSDPStrategy
 
     if strategy == "fsdp":
         strategy = FSDPStrategy(auto_wrap_policy={DecoderLayer}, state_dict_type="full")
-    return Fabric(
-        precision=precision,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-    )
+    try:
+        return Fabric(
+            precision=precision,
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+        )
+    except (RuntimeError, ValueError) as error:  # so it refuses what this machine lacks
+        raise TrainingError(
+            f"this machine cannot train with accelerator={accelerator!r}, "
+            f"devices={devices}, strategy={strategy!r}, precision={precision!r}: {error}"
+        ) from error
 
 
 def is_sharded(fabric: "Fabric") -> bool:

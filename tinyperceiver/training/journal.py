@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from tinyperceiver.files.whole import alone_in, put_in_place, staged
+from tinyperceiver.files.whole import FolderError, alone_in, put_in_place, staged
 from tinyperceiver.training.config import TrainingError
 from tinyperceiver.training.run_folder import LOG, SPEED, STATE
 from tinyperceiver.training.step import Progress
@@ -33,7 +33,7 @@ class Journal:
         self.stack = ExitStack()
         try:
             self.stack.enter_context(alone_in(out))
-        except RuntimeError as error:
+        except FolderError as error:
             raise TrainingError(str(error)) from error
         self._forget_after(steps.start)
         self.board = None

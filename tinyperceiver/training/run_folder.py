@@ -9,7 +9,7 @@ import torch
 
 from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.dataset.windows import fixed_windows
-from tinyperceiver.files.whole import put_in_place, staged
+from tinyperceiver.files.whole import make_folder, put_in_place, staged
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training.config import TrainingConfig, TrainingError
 from tinyperceiver.training.devices import is_sharded
@@ -84,7 +84,7 @@ def check_run(
     run = {"config": config.to_json(), "data": digests}
     path = out / CONFIG
     if fabric.is_global_zero and not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         put_in_place((staged(path), path))
     fabric.barrier()
