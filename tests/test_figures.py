@@ -11,10 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
+from tinyperceiver.dataset.windows import IGNORED, Batch
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
-from tinyperceiver.teaching.figures import attention, hybrid, learnt
+from tinyperceiver.teaching.figures import attention, giantmidi, hybrid, learnt
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS
@@ -149,6 +150,43 @@ def test_bars_of_weights_and_their_sums():
 def test_costs_are_drawn_in_millions():
     (ax,) = hybrid.draw_costs([1, 2], {"full": [1e6, 3e6], "few": [5e5, 7e5]}).axes
     assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[1, 3], [0.5, 0.7]]
+
+
+# Chapter 8
+
+
+def test_keys_and_velocities_are_shares_in_percent():
+    events = np.random.default_rng(0).integers(1, 100, 388)
+    record = {"events": events, "notes_of_each": [10, 30], "seconds_of_each": [5, 10]}
+    keys, touch, density = giantmidi.draw_music(record).axes
+    total = sum(events[:128])
+    assert [bar[3] for bar in bars(keys)] == [round(100 * n / total, 4) for n in events[21:109]]
+    assert sum(bar[3] for bar in bars(touch)) == pytest.approx(100, abs=0.01)
+    assert [(x, n) for x, _, _, n in bars(density) if n] == [(2, 1), (3, 1)]
+
+
+def test_how_often_tokens_are_targets_is_relative_to_the_mean():
+    counts = {"a": {"one": np.arange(17), "two": np.full(9, 3)}}
+    counts["b"] = {"one": np.ones(17), "two": np.zeros(9)}
+    mean = (sum(range(17)) + 27) / 26
+    above, below = (
+        np.concatenate([part.get_data().values for part in ax.patches])
+        for ax in giantmidi.draw_coverage(counts).axes
+    )
+    assert above * mean == pytest.approx([3.5, 11.5, 3]), "of 8 tokens each"
+    assert below * mean == pytest.approx([1, 1, 0])
+
+
+def test_a_batch_is_drawn_as_its_masks_say():
+    m, l = 6, 4
+    pads, lacking = [0, 6, 2], [0, 3, 1]
+    targets = torch.tensor([[7] * (l - k) + [IGNORED] * k for k in lacking])
+    mask = torch.tensor([[i < k for i in range(m + l)] for k in pads])
+    (ax,) = giantmidi.draw_batch(Batch(torch.zeros(3, m + l), targets, mask, m)).axes
+    for row, (pad, missing) in enumerate(zip(pads, lacking, strict=True)):
+        ends = [0, pad, m, m + l - missing, m + l]
+        found = [[left, width] for left, low, width, _ in bars(ax) if round(low) == row]
+        assert found == [[a, b - a] for a, b in itertools.pairwise(ends)]
 
 
 # Chapter 10

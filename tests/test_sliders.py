@@ -8,7 +8,9 @@ import pytest
 import torch
 from conftest import new_context
 
+from tinyperceiver.dataset.windows import IGNORED, Batch
 from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
+from tinyperceiver.teaching.interactive.giantmidi import step_state
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
 from tinyperceiver.teaching.music import pitch_name
 from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
@@ -118,3 +120,18 @@ def test_the_explorer_counts_pairs_as_a_mask_does(m, l, query):
     text = re.sub("<[^>]*>", "", state)
     assert f"{m} of the prefix and {query + 1} of the latents" in text
     assert f"{l - 1 - query} later latent" in text
+
+
+# Chapter 8
+
+
+def test_the_rows_of_a_step_lie_where_their_tokens_stand():
+    pieces = [list(range(100)), list(range(100, 150))]
+    tokens = torch.tensor([list(range(110, 118)), [388, 388, 388, 90, 91, 92, 93, 94]])
+    targets = torch.tensor([[115, 116, 117, 118], [92, 93, 94, IGNORED]])
+    state = step_state(3, Batch(tokens, targets, tokens == 388, 4), pieces, ["a", "b"])
+    prefix, latents = re.findall(r'd="([^"]*)"', state)
+    # 500 units for the longer piece: 5 a token. The second row has one token of prefix.
+    assert re.findall(r"M([\d.]+) \d+h([\d.]+)", prefix) == [("50.0", "20.0"), ("450.0", "5.0")]
+    assert re.findall(r"M([\d.]+) \d+h([\d.]+)", latents) == [("70.0", "20.0"), ("455.0", "15.0")]
+    assert "Step 3: a prefix of 4 tokens; row 0: b from token 10; row 1: a from token 90" in state

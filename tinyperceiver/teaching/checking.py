@@ -179,9 +179,9 @@ class Exercise:
         [function] = ast.parse(source).body
         task = function.body[0]
         lines = source.splitlines()
-        return "\n".join(
-            lines[function.lineno - 1 : task.lineno - 1] + lines[task.end_lineno :]
-        )
+        head = "\n".join(lines[function.lineno - 1 : task.lineno - 1])
+        body = "\n".join(lines[task.end_lineno :])
+        return head + "\n" + body.lstrip("\n")
 
     def program(self, wrong: Program) -> Callable:
         """A wrong program, made of the solution if it is declared by what it changes.
@@ -420,8 +420,11 @@ def _wanted(value: Any) -> str:
     return kinds.get(_number_kind(value)) or _kind(value)
 
 
-def _misfit(found: Any, expected: Any) -> str:
-    """How `found` is of another kind than `expected`, after "returns"; else ``."""
+def _misfit(found: Any, expected: Any, *, in_list: bool = False) -> str:
+    """How `found` is of another kind than `expected`, after "returns"; else ``.
+
+    The length of an array in a list is free, as that of the list is.
+    """
     kind = _number_kind(expected)
     if kind:
         is_array = isinstance(expected, (Tensor, np.ndarray)) and bool(expected.ndim)
@@ -432,11 +435,11 @@ def _misfit(found: Any, expected: Any) -> str:
             fits = True
         # An integer will do for a float.
         fits = fits and _number_kind(found) in ("if" if kind == "f" else kind)
-        return (
-            ""
-            if fits and _number_kind(found) and _shape(found) == _shape(expected)
-            else _kind(found)
-        )
+        shapes = _shape(found), _shape(expected)
+        if in_list and shapes[0] and shapes[1]:
+            shapes = shapes[0][1:], shapes[1][1:]
+        fits = fits and _number_kind(found) and shapes[0] == shapes[1]
+        return "" if fits else _kind(found)
     if isinstance(expected, (list, tuple)):
         is_tuple = isinstance(expected, tuple)
         if not isinstance(found, (list, tuple) if is_tuple else list):
@@ -451,7 +454,7 @@ def _misfit(found: Any, expected: Any) -> str:
     else:
         return "" if isinstance(found, type(expected)) else _kind(found)
     for place, (item, wanted) in pairs:
-        if misfit := _misfit(item, wanted):
+        if misfit := _misfit(item, wanted, in_list=isinstance(expected, list)):
             return f"a {type(found).__name__} whose item {place} is {misfit}"
     return ""
 
@@ -461,7 +464,8 @@ def complaint(found: Any, expected: Any, name: str, returns: str = "") -> str:
 
     Args:
         expected: a right result. Where it has floats integers will do, and where it is a
-            tuple a list will. How long a list is, and which keys a dict has, is free.
+            tuple a list will. How long a list and the arrays in it are, and which keys a
+            dict has, is free.
         name: of the function that returned `found`.
         returns: in words, what it should return.
     """
@@ -519,7 +523,7 @@ def same(found: Any, expected: Any, tolerance: float = 1e-5) -> bool:
 
 
 def _equal(found: Any, expected: Any, off: float) -> bool:
-    if _misfit(found, expected):
+    if _misfit(found, expected) or _shape(found) != _shape(expected):
         return False
     if kind := _number_kind(expected):
         found, expected = _array(found), _array(expected)
@@ -569,7 +573,7 @@ def _short(value: Any) -> str:
 
 def _difference(found: Any, expected: Any, call: str, tolerance: float) -> str:
     """How a result differs from the right one of its kind, in a sentence."""
-    if isinstance(expected, (Tensor, np.ndarray)) and expected.ndim:
+    if _shape(expected) and _shape(found) == _shape(expected):
         got, right = _array(found), _array(expected)
         is_nan = (
             np.isnan(got) & ~np.isnan(right) if got.dtype.kind == "f" else got != got
