@@ -197,7 +197,8 @@ def index_page(shown: Shown) -> str:
     shown = list(shown)
     text = (
         "# Reference\n\nThe package's functions and classes, with their arguments, what they "
-        "return and the errors they raise. The text comes from the docstrings in the code.\n\n"
+        "return and the errors they raise. The text comes from the docstrings in the code. The "
+        "[guide](guide.md) shows how to use the package, one task after the other.\n\n"
         "There is a page for each folder of the package. A folder uses only the folders above it "
         "in this list, so the list goes from files to whole programs. The names in the tables are "
         "public: you can import them from `tinyperceiver`, and they stay when the inside changes. "

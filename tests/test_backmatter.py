@@ -26,6 +26,8 @@ def text_of(page: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_made_pages_are_up_to_date(page):
+    if "reference" in page or page == "code_index.md":
+        pytest.importorskip("transformers", reason="needs the extra `transformers`")
     made = PAGES[page]() == (BOOK / page).read_text(encoding="utf-8")
     assert made, "run scripts/fill_chapters.py --pages"
 
