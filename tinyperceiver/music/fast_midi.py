@@ -1,9 +1,9 @@
-"""A faster way to the notes and pedals of MIDI files, for whole datasets.
+"""Read the notes and pedals of MIDI files faster, for whole datasets.
 
-Most of the time of preparing a dataset goes into making an object of every event. Here
-the bytes are walked once, and only notes and control changes are kept. They are those
-of `read_midi`, in the same order and with the same floats; a file with anything unusual
-in it is handed to `read_midi`, whose bounds and errors hold for all.
+`read_midi` spends most of its time on making an object for every event. The functions
+here go through the bytes once, and keep only notes and control changes. The result is
+that of `read_midi`, in the same order and with the same floats. A file with anything
+unusual in it is given to `read_midi`, so its limits and errors hold for all files.
 """
 
 import os
@@ -32,7 +32,7 @@ DEFAULT_TEMPO = 500_000  # microseconds per quarter note
 
 
 class Note(NamedTuple):
-    """A key: velocity and pitch 0 ... 127, down and up in seconds."""
+    """A note: velocity and pitch 0 ... 127, start and end in seconds."""
 
     velocity: int
     pitch: int
@@ -49,7 +49,7 @@ class ControlChange(NamedTuple):
 
 
 class Player(NamedTuple):
-    """What one program on one channel of one track plays, as pretty_midi's Instrument."""
+    """One program on one channel of one track, as pretty_midi's Instrument."""
 
     program: int
     is_drum: bool
@@ -58,23 +58,26 @@ class Player(NamedTuple):
 
 
 class Performance(NamedTuple):
-    """What the encoders ask of a PrettyMIDI, and no more."""
+    """The parts of a PrettyMIDI that the encoders use."""
 
     instruments: list[Player]
 
 
 class _UnusualError(Exception):
-    """A file for `read_midi`."""
+    """Raised for a file that only `read_midi` can judge."""
 
 
 def read_performance(data: bytes) -> Performance:
-    """Notes and control changes of a MIDI file, exactly as `read_midi` lists them.
+    """Read notes and control changes of a MIDI file, exactly as `read_midi` lists them.
 
     Args:
         data: all bytes of the file.
 
+    Returns:
+        The performance, with times in seconds.
+
     Raises:
-        MidiReadError: where `read_midi` raises it. Without a path, it is the reason.
+        MidiReadError: as by `read_midi`, but the message holds no path.
     """
     try:
         return _read_plain(data)
@@ -131,7 +134,10 @@ def _read_plain(data: bytes) -> Performance:
 def _read_track(
     data: bytes, place: int, end: int, tempos: list[tuple[int, int]]
 ) -> tuple[list[tuple], int]:
-    """Its players, with times in ticks, and its last tick. Tempos go to `tempos`."""
+    """Return a track's players, with times in ticks, and its last tick.
+
+    Tempos are appended to `tempos`.
+    """
     tick, status = 0, 0
     programs = [0] * 16
     players = {}  # by program and channel
@@ -204,7 +210,7 @@ def _read_track(
 def _read_meta(
     data: bytes, place: int, tick: int, tempos: list[tuple[int, int]]
 ) -> int:
-    """The place after a meta event whose kind stands at `place`."""
+    """Return the position after a meta event whose kind is at `place`."""
     kind, size = data[place], data[place + 1]
     end = place + 2 + size
     value = data[place + 2 : end]
@@ -229,7 +235,9 @@ Clock = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _make_clock(tempos: list[tuple[int, int]], ticks_per_quarter: int) -> Clock:
-    """pretty_midi's arithmetic, step by step: another order would round otherwise."""
+    """Repeat pretty_midi's arithmetic in its order, because another order would round
+    differently.
+    """
     changes = []
     for tick, tempo in tempos:
         scale = 60.0 / ((6e7 / tempo) * ticks_per_quarter)

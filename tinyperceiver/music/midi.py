@@ -1,4 +1,4 @@
-"""MIDI files, which come in through one door, and an instrument's notes as arrays."""
+"""Read MIDI files safely, and turn an instrument's notes into arrays."""
 
 import io
 import os
@@ -28,11 +28,11 @@ Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class MidiReadError(TinyperceiverError, ValueError):
-    """Not MIDI, or more than a performance can be. Names the file and the reason."""
+    """Raised for files that are not MIDI or too large; names the file and the reason."""
 
 
 class _CountedFile(io.BytesIO):
-    """Stops its reader after MAX_EVENTS events: mido asks for the place before each."""
+    """Stop the reader after MAX_EVENTS events: mido calls `tell` before each event."""
 
     events = 0
 
@@ -44,13 +44,16 @@ class _CountedFile(io.BytesIO):
 
 
 def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
-    """Read a MIDI file, or say why not.
+    """Read a MIDI file, with limits on its size.
 
     Args:
         path: a standard MIDI file of at most 4 MB, 500,000 events and 4 hours.
 
+    Returns:
+        The performance, with times in seconds.
+
     Raises:
-        MidiReadError: the file cannot be read, is not MIDI, or exceeds a bound.
+        MidiReadError: the file cannot be read, is not MIDI, or exceeds a limit.
     """
     import mido
     from pretty_midi import PrettyMIDI
@@ -98,10 +101,13 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
 
 
 def notes_of(instrument: "Instrument") -> Notes:
-    """The notes of an instrument, in the order of its list.
+    """Return the notes of an instrument as four arrays, in the order of its list.
+
+    Returns:
+        Starts and ends in seconds, pitches and velocities, each (n,).
 
     Raises:
-        ValueError: a note is not MIDI; names it and the field.
+        ValueError: a note is not MIDI; the message names the note and the field.
     """
     notes = instrument.notes
     try:
@@ -126,7 +132,7 @@ def notes_of(instrument: "Instrument") -> Notes:
 
 
 def _fault_of(notes: list) -> str | None:
-    """What is wrong with the first note that is not MIDI."""
+    """Say what is wrong with the first note that is not MIDI."""
     limits = {
         "start": MAX_NOTE_SECONDS,
         "end": MAX_NOTE_SECONDS,

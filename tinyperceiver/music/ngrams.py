@@ -1,4 +1,4 @@
-"""The simplest model that could work: it counts which token followed which."""
+"""The simplest model that could work: it counts which token follows which."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -9,9 +9,10 @@ __all__ = ["NGramCounts", "NGramModel", "count_ngrams", "interpolate", "ngram_ke
 
 
 def ngram_keys(tokens: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
-    """Each run of n tokens as one number, whose digits in base V are the tokens.
+    """Write each run of n tokens as one number, whose digits in base V are the tokens.
 
-    The last token is the last digit: it is `key % V`, what comes before it `key // V`.
+    The last token is the last digit: it is `key % V`. The tokens before it are
+    `key // V`.
 
     Args:
         tokens: ids 0 ... V - 1 of one piece, (length,).
@@ -37,7 +38,7 @@ class NGramCounts(NamedTuple):
 
 
 def count_ngrams(pieces: list[np.ndarray], n: int, vocab_size: int) -> NGramCounts:
-    """Count within each piece, (length,) ids; no run reaches from one into the next."""
+    """Count n-grams within each piece, (length,) ids, never across two pieces."""
     keys = np.concatenate([ngram_keys(piece, n, vocab_size) for piece in pieces])
     ngrams, counts = np.unique(keys, return_counts=True)
     # Each run stands in `ngrams` once, so a context once for each of its followers.
@@ -50,9 +51,9 @@ def count_ngrams(pieces: list[np.ndarray], n: int, vocab_size: int) -> NGramCoun
 
 
 def _find(keys: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each key stands in the sorted `table`, and whether it does: one per key.
+    """Return the index of each key in the sorted `table`, and whether it is there.
 
-    A key that is not there gets the place of a neighbour.
+    A key that is missing gets the index of a neighbour.
     """
     place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return place, table[place] == keys
@@ -61,10 +62,10 @@ def _find(keys: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def interpolate(
     table: NGramCounts, keys: np.ndarray, shorter: np.ndarray, vocab_size: int
 ) -> np.ndarray:
-    """Probability of each n-gram's last token, after the n - 1 tokens before it.
+    """Return the probability of each n-gram's last token after the n - 1 before it.
 
-    A context h was followed c(h) times, by u(h) different tokens. To these visits it
-    adds u(h) invented ones, in which the shorter context h' says what follows:
+    A context h was followed c(h) times, by u(h) different tokens. To these visits we
+    add u(h) invented ones, in which the shorter context h' predicts the token:
 
         p(b | h) = (c(hb) + u(h) p(b | h')) / (c(h) + u(h))
 
@@ -76,6 +77,9 @@ def interpolate(
         table: counts of n-grams.
         keys: which n-grams, any number of them.
         shorter: p(b | h') of each.
+
+    Returns:
+        p(b | h), of the shape of `keys`.
     """
     row, is_known = _find(keys // vocab_size, table.contexts)
     place, is_counted = _find(keys, table.ngrams)
@@ -104,7 +108,7 @@ class NGramModel:
         self.tables: list[NGramCounts] = []  # of runs of 1, 2, ... tokens
 
     def fit(self, pieces: Iterable[Sequence[int] | np.ndarray]) -> "NGramModel":
-        """Count afresh, and return `self`. `pieces` are ids, (length,) each.
+        """Count the n-grams of pieces, ids (length,) each, and return `self`.
 
         Raises:
             ValueError: there is no token, or one is not in 0 ... V - 1.
@@ -118,7 +122,7 @@ class NGramModel:
         return self
 
     def probabilities(self, context: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Of each token to come after `context`, (length,) ids: (V,), of sum 1."""
+        """Return the probability of each next token: `context`, (length,) -> (V,)."""
         context = self._ids(context)
         p = np.full(self.vocab_size, 1 / self.vocab_size)
         for back, table in enumerate(self.tables[: len(context) + 1]):
@@ -128,7 +132,7 @@ class NGramModel:
         return p
 
     def nats(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Surprise at each token after those before it: (length,) ids to nats."""
+        """Return the surprise at each token in nats: ids (length,) -> (length,)."""
         tokens = self._ids(tokens)
         p = np.full(len(tokens), 1 / self.vocab_size)
         for n, table in enumerate(self.tables, start=1):

@@ -20,14 +20,25 @@ __all__ = ["hold_by_pedal", "hold_by_peer_pedal"]
 
 
 def hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
-    """Notes lengthened by the sustain pedal as in the released model's training data.
+    """Lengthen notes by the sustain pedal as in the released model's training data.
 
-    The pedals are gone through in turn, and for each the notes as listed, from where
-    the pedal before it stopped. A pedal stops at the first note that starts after its
-    end, and then holds those that started within it: each to the next start of its
-    pitch, else to the pedal's end, or its own if that is later. A pedal that finds no
-    such note holds nothing, and leaves its notes to be gone through again. If the last
-    pedal stops, the notes from its stop on are dropped.
+    The function goes through the pedals in turn. For each pedal it goes through the
+    notes as listed, from the note at which the pedal before it stopped. A pedal stops
+    at the first note that starts after its end. It then holds the notes that started
+    within it: each to the next start of its pitch, else to the pedal's end, or to its
+    own end if that is later. A pedal that finds no such note holds nothing, and the
+    next pedal goes through its notes again. If the last pedal stops, the notes from
+    there on are dropped.
+
+    Args:
+        instrument: its notes and control changes.
+        most: the largest number of notes that is accepted.
+
+    Returns:
+        Starts and ends in seconds, pitches and velocities, each (n,).
+
+    Raises:
+        ValueError: a note is not MIDI, or the pedals make more than `most` notes.
     """
     start, end, pitch, velocity = notes = notes_of(instrument)
     pedals = _peer_pedals(instrument)
@@ -66,7 +77,7 @@ def hold_by_peer_pedal(instrument: "Instrument", most: int) -> Notes:
 
 
 def _peer_pedals(instrument: "Instrument") -> np.ndarray:
-    """Down and up of each pedal in seconds, (p, 2), from the events as listed."""
+    """Return down and up of each pedal in seconds, (p, 2), from events as listed."""
     pedals, down = [], None
     for change in instrument.control_changes:
         if change.number != SUSTAIN_PEDAL:
@@ -87,9 +98,10 @@ def _peer_pedals(instrument: "Instrument") -> np.ndarray:
 
 
 def hold_by_pedal(instrument: "Instrument") -> Notes:
-    """Notes, those that end while the pedal is down lengthened to where it goes up.
+    """Lengthen notes that end while the pedal is down, up to where the pedal goes up.
 
-    None is held beyond the end of the last key: a file may end with the pedal down.
+    No note is held beyond the end of the last key, because a file may end with the
+    pedal down.
     """
     start, end, pitch, velocity = notes = notes_of(instrument)
     changes = [c for c in instrument.control_changes if c.number == SUSTAIN_PEDAL]

@@ -15,7 +15,7 @@ __all__ = ["PIECES", "Piece", "load_piece"]
 
 
 class Piece(NamedTuple):
-    """What a piece is: its title, with the bars that are played, and who wrote it."""
+    """A shipped piece: its title, with the bars that are played, and its composer."""
 
     title: str
     composer: str
@@ -45,7 +45,7 @@ PIECES = {
 
 
 def load_piece(name: str) -> "PrettyMIDI":
-    """One of the pieces that come with the package, as a performance.
+    """Return one of the pieces that come with the package, as a performance.
 
     Args:
         name: a key of `PIECES`.

@@ -12,20 +12,35 @@ __all__ = ["decodable", "encode_prompt"]
 
 
 def encode_prompt(midi: "PrettyMIDI", vocab_size: int) -> list[int]:
-    """Tokens of a performance in the encoding that a model of this vocabulary was trained on.
+    """Encode a performance as a model with this vocabulary was trained.
 
-    That is `encode_performance` if id 389 is in the model's vocabulary, else `encode_midi`.
+    The encoder is `encode_performance` if id 389 is in the model's vocabulary, else
+    `encode_midi`.
+
+    Args:
+        midi: the performance.
+        vocab_size: V, the number of token ids that the model knows.
+
+    Returns:
+        Token ids.
     """
     knows_performance = vocab_size > PERFORMANCE
     return encode_performance(midi) if knows_performance else encode_midi(midi)
 
 
 def decodable(prompt: list[int], new: list[int]) -> list[int]:
-    """What was added to a prompt, for `decode_midi` without it.
+    """Return tokens from which `decode_midi` makes the continuation without its prompt.
 
-    Of the prompt there remain, in the performance encoding, the opening and the last velocity: that
-    encoding does not repeat them. In the other one this is `new`, as in the released model's
-    library.
+    The encoding of `encode_performance` does not repeat the opening token and the
+    velocity, so both are taken from the prompt. In the encoding of `encode_midi` the
+    result is `new`, as in the released model's library.
+
+    Args:
+        prompt: the token ids that were continued.
+        new: the token ids that were added.
+
+    Returns:
+        Token ids.
     """
     if prompt[:1] != [PERFORMANCE]:
         return new

@@ -48,15 +48,15 @@ log = logging.getLogger(__name__)
 
 
 def encode_midi(midi: "PrettyMIDI") -> list[int]:
-    """Tokens of a performance, exactly as the released model was trained on them.
+    """Encode a performance exactly as in the released model's training data.
 
-    Quirks that the model has learnt, and that a cleaner encoder would take from it: a
-    velocity token stands before nearly every note; time shifts round the gaps between
-    events, so that errors add up; notes after the last pedal are dropped; if no note
-    starts after a pedal, the next pedal repeats its notes.
+    The model has learnt the quirks of this encoding, so they must stay: nearly every
+    note has its own velocity token; the gaps between events are rounded, so that errors
+    add up; notes after the last pedal are dropped; if no note starts after a pedal, the
+    next pedal repeats its notes.
 
     Args:
-        midi: any number of instruments, all merged, drums too; left as it is.
+        midi: any number of instruments, all merged, drums too; it is not changed.
 
     Returns:
         Token ids 0 ... 387.
@@ -87,15 +87,15 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
 
 
 def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyMIDI":
-    """The performance that tokens describe: one piano, without pedal.
+    """Decode tokens to a performance of one piano, without pedal.
 
-    What `encode_midi` or a model trained on it wrote is read as the released model's
-    library reads it: velocity is 4 times the bin, and 0 before the first velocity
-    token; a note-off keeps its note-on, so that a second note-off yields a second note.
-    After a first token 389, what `encode_performance` wrote is read by cleaner rules:
-    velocity is the middle of the bin, and a note-off ends its note. Either way notes
-    without end or length vanish, and note-offs without a note are skipped and counted
-    in the log.
+    Tokens of `encode_midi` are read as the released model's library reads them:
+    velocity is 4 times the bin, and 0 before the first velocity token; a note-off keeps
+    its note-on, so that a second note-off yields a second note. Tokens of
+    `encode_performance` begin with 389, and are read by cleaner rules: velocity is the
+    middle of the bin, and a note-off ends its note. Both ways, notes without end or
+    length are left out, and note-offs without a note are skipped and counted in the
+    log.
 
     Args:
         tokens: ids 0 ... 387, (n,), of any integer type; the first may be 389.
@@ -104,7 +104,7 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
         A `pretty_midi.PrettyMIDI` with one instrument, its notes sorted by start.
 
     Raises:
-        ValueError: a token is not a MIDI event (named with its place), or the shape or
+        ValueError: a token is not a MIDI event (named with its index), or the shape or
             type is not that of token ids.
     """
     from pretty_midi import Instrument, PrettyMIDI
@@ -118,20 +118,21 @@ def decode_midi(tokens: "Sequence[int] | np.ndarray | torch.Tensor") -> "PrettyM
 
 
 def decode_notes(tokens: Iterable[int]) -> "Iterator[Note]":
-    """The notes of `decode_midi`, each as soon as the token that ends it has come.
+    """Decode tokens note by note, each as soon as the token that ends it has come.
 
-    Made for tokens that are still being written, such as those of `PerceiverAR.stream`:
-    a note can be heard while the next one is chosen.
+    Use it for tokens that are still being generated, such as those of
+    `PerceiverAR.stream`: you can hear a note while the next one is chosen. The notes
+    are those of `decode_midi`.
 
     Args:
         tokens: ids 0 ... 387, of any integer type; the first may be 389.
 
     Yields:
-        `pretty_midi.Note`, in the order of their ends; times in seconds from the first
-        token on.
+        `pretty_midi.Note`, in the order of their ends, with times in seconds from the
+        first token on.
 
     Raises:
-        ValueError: a token is not a MIDI event; notes before it have been given.
+        ValueError: a token is not a MIDI event; the notes before it were yielded.
     """
     from pretty_midi import Note
 
@@ -186,7 +187,7 @@ def write_tokens(
     velocity: np.ndarray,
     has_velocity: np.ndarray,
 ) -> list[int]:
-    """Tokens of events in order: shifts over `steps`, the velocity if any, the key."""
+    """Write events as tokens: shifts over `steps`, the velocity if any, the key."""
     longest, rest = np.divmod(steps, LONGEST_SHIFT)
     # The place after each event's tokens.
     after = np.cumsum(longest + (rest > 0) + has_velocity + 1)
@@ -202,20 +203,20 @@ def write_tokens(
 
 
 def encode_performance(midi: "PrettyMIDI") -> list[int]:
-    """Tokens of a performance as in Huang et al. 2019, appendix A.2, for new models.
+    """Encode a performance as in Huang et al. 2019, appendix A.2, for new models.
 
-    Every key struck comes once. Times are rounded to the grid of steps before gaps are
-    taken, so that nothing drifts; a velocity token comes only when the bin changes. A
-    key released while the sustain pedal is down sounds until the pedal goes up or the
-    key is struck again, and any key for at least one step. Strokes of one key that
-    round to the same step merge. Drums are left out.
+    Every note is written once. Times are rounded to the grid of steps before gaps are
+    computed, so errors do not add up. A velocity token is written only when the bin
+    changes. A key released while the sustain pedal is down sounds until the pedal goes
+    up or the key is struck again, and every note lasts at least one step. Notes of one
+    key that start in the same step are merged. Drums are left out.
 
     Args:
-        midi: any number of instruments, all merged; left as it is.
+        midi: any number of instruments, all merged; it is not changed.
 
     Returns:
-        Token ids; the first is 389, by which `decode_midi` knows them and the released
-        model refuses them, so that the two encodings cannot be taken for each other.
+        Token ids. The first is 389, which tells `decode_midi` the encoding. The
+        released model refuses this token, so the two encodings cannot be mixed up.
 
     Raises:
         ValueError: a note or pedal that is not MIDI, as in `encode_midi`.

@@ -18,11 +18,14 @@ __all__ = ["mp3_bytes", "wav_bytes"]
 
 
 def wav_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 44_100) -> bytes:
-    """A WAV file, 16 bits, mono: 5.3 MB a minute.
+    """Return a WAV file, 16 bits, mono: 5.3 MB a minute.
 
     Args:
-        audio: music to render, or samples, (N,), in [-1, 1]; what is beyond is clipped.
+        audio: music to render, or samples, (N,); those outside [-1, 1] are clipped.
         sample_rate: in Hz; for samples, the rate at which they were rendered.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
         ValueError: samples that are not floating-point numbers, not finite or not (N,), or a bad
@@ -41,14 +44,14 @@ def wav_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 44_100) -> by
 
 
 def mp3_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 22_050) -> bytes:
-    """An MP3 file, mono, of about 40 kbit/s at the default rate: 0.3 MB a minute.
+    """Return an MP3 file, mono, of about 40 kbit/s at the default rate: 0.3 MB a minute.
 
     Args:
         audio, sample_rate: as `wav_bytes`, but MP3 knows only nine rates: 8000, 11025, 12000,
             16000, 22050, 24000, 32000, 44100 and 48000 Hz.
 
     Returns:
-        The file; b"" without samples, as there is no MP3 of nothing.
+        The bytes of the file; b"" if there are no samples.
 
     Raises:
         ValueError: a sample rate that MP3 does not have; or as `wav_bytes`.

@@ -27,16 +27,17 @@ def play(
     playhead: float | None = None,
     downloads: str | None = None,
 ) -> "HTML":
-    """A player and a piano roll for a notebook: one output, which needs no network and no script.
+    """Show a player and a piano roll in a notebook.
 
-    The sound is a 22 kHz MP3 inside the page: 0.4 MB a minute.
+    The output needs neither a network nor scripts. The sound is a 22 kHz MP3 inside the
+    page: 0.4 MB a minute.
 
     Args:
         midi: the music.
-        title: a line of text above.
+        title: a line of text above the roll.
         split: when a continuation begins, in seconds: what comes before is orange, as
             prefixes are in the book, and the continuation blue, as latents.
-        soundfont: as `render`.
+        soundfont: as in `render`.
         playhead: where the player starts, in seconds; if given, a line in the piano roll
             follows the sound, and starting one player stops the others, where scripts run.
         downloads: links offer the music as MIDI and as MP3, as files of this name without its

@@ -18,7 +18,7 @@ BLUE, ORANGE = "#1c78c8", "#d97b0b"
 
 
 class Roll(NamedTuple):
-    """What the piano rolls show, in seconds and MIDI pitches."""
+    """The contents of a piano roll, in seconds and MIDI pitches."""
 
     # Start, end, pitch, colour, opacity.
     bars: list[tuple[float, float, int, str, float]]

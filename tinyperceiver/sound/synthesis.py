@@ -35,7 +35,7 @@ PEAK = 10 ** (-1 / 20)  # -1 dB of full scale: an MP3 decoder may overshoot the 
 
 
 class SynthesizerNotFoundError(TinyperceiverError, RuntimeError):
-    """Neither FluidSynth nor TinySoundFont is installed."""
+    """Raised if neither FluidSynth nor TinySoundFont is installed."""
 
 
 class RenderError(TinyperceiverError, ValueError):
@@ -51,9 +51,10 @@ class SoundFontError(RenderError, OSError):
 
 @functools.cache
 def synthesizer() -> str:
-    """Which synthesizer `render` uses: "fluidsynth" or "tinysoundfont".
+    """Return which synthesizer `render` uses: "fluidsynth" or "tinysoundfont".
 
-    Looked up once. FluidSynth is two things: the package pyfluidsynth and a system library.
+    It is looked up once. FluidSynth consists of the package pyfluidsynth and a system
+    library, and needs both.
 
     Raises:
         SynthesizerNotFoundError: there is none; the message says how to install one.
@@ -149,14 +150,15 @@ def render(
     sample_rate: int = 44_100,
     soundfont: str | os.PathLike | None = None,
 ) -> np.ndarray:
-    """The sound of `midi`, which is left as it is.
+    """Render music as samples.
 
-    The loudest sample is at -1 dB of full scale, whatever the velocities: only loudness within
-    the music counts. The same input gives the same samples, but the two synthesizers differ.
+    The loudest sample is at -1 dB of full scale, whatever the velocities are, so only
+    differences within the music are heard. The same input gives the same samples, but
+    the two synthesizers differ from each other.
 
     Args:
-        midi: notes, sustain pedal, other controllers and pitch bends are heard. Programs that the
-            sound font lacks are played with its first, so a piano-only font plays them all.
+        midi: notes, sustain pedal, other controllers and pitch bends are heard; it is not
+            changed. Programs that the sound font lacks are played with its first one.
         sample_rate: in Hz, 8,000 to 96,000.
         soundfont: path of an .sf2 file; None for TimGM6mb.sf2, which comes with pretty_midi.
 
@@ -193,7 +195,7 @@ def render(
 
 
 def open_piano(sample_rate: int = 22_050) -> "_FluidSynth | _TinySoundFont":
-    """A piano to be played key by key, for music that is not yet written to its end.
+    """Open a piano that is played key by key, while the music is still being generated.
 
     Args:
         sample_rate: in Hz.
