@@ -14,8 +14,9 @@ from matplotlib.patches import Rectangle
 from tinyperceiver.dataset.windows import IGNORED, Batch
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
+from tinyperceiver.teaching import reference
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
-from tinyperceiver.teaching.figures import attention, giantmidi, hybrid, learnt
+from tinyperceiver.teaching.figures import attention, decoder, giantmidi, hybrid, learnt
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS
@@ -150,6 +151,69 @@ def test_bars_of_weights_and_their_sums():
 def test_costs_are_drawn_in_millions():
     (ax,) = hybrid.draw_costs([1, 2], {"full": [1e6, 3e6], "few": [5e5, 7e5]}).axes
     assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[1, 3], [0.5, 0.7]]
+
+
+# Chapter 7
+
+
+def boxes(ax) -> list[tuple]:
+    """Row, column, text and part of each token's box; they stand half a unit apart."""
+    colors = {matplotlib.colors.to_rgba(look.color): look for look in (PREFIX, LATENTS)}
+    texts = {t.get_position(): t.get_text() for t in ax.texts}
+    found = []
+    for patch in ax.patches:
+        x, y = patch.get_x(), patch.get_y()
+        look = colors.get(patch.get_edgecolor(), "gone")
+        found.append((2 * y, int(2 * x), texts[x + 0.2, y + 0.17], look))
+    return sorted(found)
+
+
+def test_padding_is_gone_and_positions_begin_after_it():
+    pads = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    position = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])
+    (ax,) = decoder.draw_padding(position, pads, num_latents=2).axes
+    assert boxes(ax) == [
+        (0, 0, "pad", "gone"), (0, 1, "pad", "gone"), (0, 2, "pad", "gone"), (0, 3, "0", LATENTS),
+        (1, 0, "0", PREFIX), (1, 1, "1", PREFIX), (1, 2, "2", LATENTS), (1, 3, "3", LATENTS),
+    ]  # fmt: skip
+    assert {"4 tokens", "1 tokens"} <= {text.get_text() for text in ax.texts}
+
+
+def test_tokens_that_are_left_out_have_no_number():
+    (ax,) = decoder.draw_kept([0, 2], prefix_len=3, num_latents=1).axes
+    assert boxes(ax) == [
+        (0, 0, "0", PREFIX), (0, 2, "1", PREFIX), (0, 3, "2", LATENTS),
+        (1, 0, "0", PREFIX), (1, 2, "2", PREFIX), (1, 3, "3", LATENTS),
+        (2, 0, "0", PREFIX), (2, 1, "1", "gone"), (2, 2, "2", PREFIX), (2, 3, "3", LATENTS),
+    ]  # fmt: skip
+
+
+def test_logits_of_rows_with_padding_and_the_largest_difference_of_each_case():
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for pads in ([0, 0], [0, 2]):
+        pad_mask = torch.arange(4) < torch.tensor(pads)[:, None]
+        logits = torch.randn(2, 3, 97, generator=generator)
+        cases.append(reference.Case(torch.zeros(2, 4), 1, pad_mask, logits))
+    first, final = ([case.logits + off for case in cases] for off in (1.0, 0.25))
+    left, right = decoder.draw_agreement(cases, first, final).axes
+    logits = cases[1].logits[1, :, 0]  # each 97th is drawn
+    assert points(left, marker="v") == rounded((x, x + 1) for x in logits)
+    assert points(left, marker="o") == rounded((x, x + 0.25) for x in logits)
+    assert points(right, marker="v") == [(0, 1), (1, 1)]
+    assert points(right, marker="o") == [(0, 0.25), (1, 0.25)]
+
+
+def test_a_grid_of_changes_is_empty_where_nothing_changes():
+    change = torch.tensor([[0.5, 1.0], [0.2, 3.0], [0.0, 2.0]])  # (n, l)
+    grid = decoder.draw_leak(change, prefix_len=1).axes[0].collections[0].get_array()
+    assert np.allclose(grid.filled(0), change.T) and grid.mask.sum() == 1
+
+
+def test_bars_of_parameters():
+    (ax,) = decoder.draw_parameters({"a": 1000, "b": 3000}).axes
+    assert [bar[2] for bar in bars(ax)] == [1000, 3000]
+    assert [text.get_text() for text in ax.texts] == [" 1,000  (25.0%)", " 3,000  (75.0%)"]
 
 
 # Chapter 8

@@ -32,12 +32,20 @@ __all__ = [
     "Verdict",
     "complaint",
     "exercise",
+    "refuse",
     "same",
 ]
 
 
 class Mistake(Exception):
     """What is wrong with an answer, in a sentence or two for who wrote it."""
+
+
+def refuse(faults: dict[str, bool]) -> None:
+    """For judges: raise the first mistake that is one: sentence -> whether it is to be said."""
+    for sentence, is_wrong in faults.items():
+        if is_wrong:
+            raise Mistake(sentence)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def box(
     ax.add_patch(
         FancyBboxPatch(
             corner, *size, boxstyle=shape, facecolor=(look.color, fill), lw=line,
-            edgecolor=look.color, ls=look.dash,
+            edgecolor=look.color, ls=look.dash, hatch=look.hatch or None,
         )
     )  # fmt: skip
     middle = corner[0] + size[0] / 2, corner[1] + size[1] / 2
