@@ -266,17 +266,25 @@ class Exercise:
 
     def _compare(self, answer: Callable) -> None:
         """Raise a mistake unless the answer is right in all cases."""
-        got, failing = [], []
+        got, failing, likely = [], [], []
         for i, (case, expected) in enumerate(
             zip(self._cases, self._expected, strict=True)
         ):
             got.append(_result(answer, case))
-            if not self._is_right(got[i], expected, case):
-                failing.append(i)
-            if isinstance(got[i], _Raised):
+            if self._is_right(got[i], expected, case):
+                continue
+            if not failing:
+                likely = [
+                    (sentence, results)
+                    for sentence, results in self._wrong_results
+                    if same(got[i], results[i], self.tolerance)
+                ]
+            failing.append(i)
+            # Longer cases only tell mistakes apart, and may take a wrong answer all memory.
+            if not likely or isinstance(got[i], _Raised):
                 break
         if failing:
-            raise Mistake(self._sentence(got, failing))
+            raise Mistake(self._sentence(got, failing, likely))
 
     def _is_right(self, got: Any, expected: Any, case: Case) -> bool:
         if self.accepts is None:
@@ -285,7 +293,7 @@ class Exercise:
             return False
         return bool(self.accepts(copy.deepcopy(got), expected, *case.arguments))
 
-    def _sentence(self, got: list, failing: list[int]) -> str:
+    def _sentence(self, got: list, failing: list[int], likely: list) -> str:
         """What to say of wrong results, about the first of them."""
         i = failing[0]
         case, expected = self._cases[i], self._expected[i]
@@ -295,7 +303,7 @@ class Exercise:
             parts = (self._written(part, case, got[i], expected) for part in parts)
             return " ".join(filter(None, parts))
 
-        if sentence := self._likest(got, failing):
+        if sentence := self._likest(got, failing, likely):
             return said(sentence)
         if isinstance(got[i], _Raised):
             return f"{self.name} {got[i]}"
@@ -306,26 +314,27 @@ class Exercise:
                 return said(lambda *_, found=found: found)
         return said(case.words.get("wrong", self.wrong))
 
-    def _likest(self, got: list, failing: list[int]) -> Sentence | None:
+    def _likest(
+        self, got: list, failing: list[int], likely: list[tuple[Sentence, list]]
+    ) -> Sentence | None:
         """The sentence of the mistake that the results show.
 
-        Of the cases in which the answer or the mistake is wrong, the results must agree
-        in half or more, and in the first that the answer fails.
+        Args:
+            likely: mistakes with their results, which agree in the first case that failed.
+                Of the cases in which the answer or the mistake is wrong, the results must
+                agree in half or more.
         """
         best, likest = 0.0, None
-        for sentence, results in self._wrong_results:
-            agree = [
-                same(mine, theirs, self.tolerance)
-                for mine, theirs in zip(got, results, strict=False)
-            ]
+        for sentence, results in likely:
             shown = [
                 i
                 for i, result in enumerate(results[: len(got)])
                 if i in failing
                 or not self._is_right(result, self._expected[i], self._cases[i])
             ]
-            share = sum(agree[i] for i in shown) / len(shown)
-            if agree[failing[0]] and share >= 0.5 and share > best:
+            agree = sum(same(got[i], results[i], self.tolerance) for i in shown)
+            share = agree / len(shown)
+            if share >= 0.5 and share > best:
                 best, likest = share, sentence
         return likest
 
