@@ -12,15 +12,17 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from tinyperceiver.dataset.windows import IGNORED, Batch
+from tinyperceiver.music.midi import notes_of
+from tinyperceiver.music.pedal import hold_by_pedal
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.teaching import reference
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
-from tinyperceiver.teaching.figures import attention, decoder, giantmidi, hybrid, learnt
+from tinyperceiver.teaching.figures import attention, decoder, giantmidi, hybrid, learnt, vocabulary
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
-from tinyperceiver.teaching.music import KINDS
-from tinyperceiver.teaching.style import INK, PINK, use_style
+from tinyperceiver.teaching.music import KINDS, performance
+from tinyperceiver.teaching.style import BLUE, INK, ORANGE, PINK, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,65 @@ def errors(ax) -> np.ndarray:
 
 def rounded(pairs) -> list[tuple]:
     return sorted((round(float(x), 4), round(float(y), 4)) for x, y in pairs)
+
+
+def written(ax) -> dict[tuple, str]:
+    """The panel's texts by where they stand, to 4 digits."""
+    return {tuple(np.round(text.get_position(), 4).tolist()): text.get_text() for text in ax.texts}
+
+
+# Chapter 2
+
+
+def test_rounded_gaps_drift_and_rounded_times_do_not():
+    played, now, gaps = [3, 17, 22, 58], 0, []
+    for before, moment in zip([0, *played[:-1]], played, strict=True):
+        now += 10 * round((moment - before) / 10)
+        gaps.append(now)
+    (ax,) = vocabulary.draw_rounding(played).axes
+    assert points(ax, INK, "o") == rounded((x, 0) for x in played)
+    assert points(ax, ORANGE, "s") == rounded((x, 1) for x in gaps)
+    assert points(ax, BLUE, "D") == rounded((10 * round(x / 10), 2) for x in played)
+    assert written(ax)[gaps[-1], 0.78] == f"{gaps[-1] - 58:+d}".replace("-", "−")
+
+
+def test_tokens_stand_beside_their_event():
+    right = vocabulary.draw_places({"count": [2, 1, 3], "after": [2, 3, 6]}, range(60, 66)).axes[1]
+    rows = {0: (0, 0), 1: (1, 0), 2: (2, 1), 3: (3, 2), 4: (4, 2), 5: (5, 2)}
+    found = {(x, y): text for (x, y), text in written(right).items() if y >= 0}
+    assert found == {(x + 0.5, y): f"{60 + place}" for place, (x, y) in rows.items()}
+
+
+def test_a_pedal_holds_what_starts_within_it_if_it_stops():
+    starts, pedals = [0.2, 0.6, 0.4, 1.5, 1.8], [(0.3, 1.0), (1.4, 2.5)]
+    table = {"stops": [1, 0], "first": [0, 3], "visits": [3, 2]}
+    found = written(vocabulary.draw_visits(starts, pedals, table).axes[1])
+    assert [found[i + 0.5, 0] for i in range(3)] == ["before", "held", "held"]
+    assert [found[i + 0.5, 1] for i in (3, 4)] == ["as it is"] * 2 and found[3.1, 0] == "stop"
+
+
+def test_bars_are_notes_and_what_comes_twice_stands_above():
+    notes = [(80, 60, 0.5, 1.5), (80, 60, 0.5, 1.0), (80, 62, 2.0, 2.5)]
+    midi = performance(notes, [(127, 0.0), (0, 1.25)])
+    rules = {"keys": notes_of, "sound": hold_by_pedal}
+    ax, *_ = vocabulary.draw_pedals({"case": midi, "same": midi}, rules).axes
+    assert bars(ax) == [
+        [0, 57.4, 1.25, 1.2], [0.5, 59.6, 1, 0.8], [0.5, 60.6, 0.5, 0.8], [2, 61.6, 0.5, 0.8],
+    ]  # fmt: skip
+
+
+def test_lines_lead_from_a_moment_to_its_tokens():
+    tokens = encode_midi(load_piece("mozart-sonata"))[:16]
+    tokens += [token + 128 for token in tokens if token < 128]  # every note ends
+    (ax,) = vocabulary.draw_tokens(tokens).axes
+    now, expected, slot = 0, [], sum(t - 255 for t in tokens if 256 <= t < 356) / len(tokens)
+    for place, token in enumerate(tokens):
+        if 256 <= token < 356:
+            now += token - 255
+        else:
+            expected.append((now, (place + 0.5) * slot))
+    found = [tuple(line.get_xdata()) for line in ax.lines]
+    assert rounded(found) == rounded(expected)
 
 
 # Chapter 5

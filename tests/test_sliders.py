@@ -9,10 +9,12 @@ import torch
 from conftest import new_context
 
 from tinyperceiver.dataset.windows import IGNORED, Batch
+from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
 from tinyperceiver.teaching.interactive.giantmidi import step_state
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
-from tinyperceiver.teaching.music import pitch_name
+from tinyperceiver.teaching.interactive.vocabulary import scrub
+from tinyperceiver.teaching.music import name_of, pitch_name
 from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
 
 EXPLORER = (
@@ -78,6 +80,31 @@ def test_the_script_shows_what_python_draws(browser):
     page.evaluate(MOVE, [0, 1, 3])
     assert page.evaluate(SHOWS, explorer_state(0, 2, 1)), "two latents have no query 3"
     assert page.query_selector_all("output")[2].inner_text() == "1"
+
+
+# Chapter 2
+
+
+def test_the_playhead_says_what_sounds_and_what_is_read(browser):
+    tokens = [376, 60, 305, 64, 305, 188, 366, 67, 280, 192, 195]
+    notes = {"C4": (0, 100), "E4": (50, 125), "G4": (100, 125)}
+    events = {0: [376, 60, 305], 50: [64, 305], 100: [188, 366, 67, 280], 125: [192, 195]}
+    page = new_context(browser).new_page()
+    page.set_content(scrub(decode_midi(tokens), tokens, "a-b", at=0.6).data)
+    for step in (60, 0, 49, 50, 99, 100, 124, 125):
+        if step != 60:
+            page.evaluate(MOVE, [step])
+        sounding = [name for name, (start, end) in notes.items() if start <= step < end]
+        read = [name_of(token) for token in events[max(t for t in events if t <= step)]]
+        assert page.inner_text(".say") == (
+            f"At {step / 100:.2f} s: {', '.join(read)}. "
+            f"Sounding: {', '.join(sounding) or 'nothing'}."
+        )
+        bold = [item.inner_text().split("\n")[0] for item in page.query_selector_all("li")
+                if item.evaluate("(node) => node.style.fontWeight") == "700"]  # fmt: skip
+        assert len(bold) == len(read)
+    page.click(".back")
+    assert page.inner_text("output") == "1.00 s"
 
 
 # Chapter 5
