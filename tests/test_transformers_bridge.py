@@ -21,16 +21,16 @@ from transformers import pipeline as transformers_pipeline
 
 from tinyperceiver.checkpoints.folder import CheckpointError
 from tinyperceiver.checkpoints.released import PEER_SPEEDS
+from tinyperceiver.huggingface import (
+    PerceiverSymbolicAudioModel,
+    PerceiverSymbolicAudioModelConfig,
+    SymbolicAudioGenerationPipeline,
+)
 from tinyperceiver.model.config import PRESETS
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.tokenizer import encode_midi
 from tinyperceiver.music.vocabulary import NUM_EVENTS
 from tinyperceiver.music_pipeline import SymbolicAudioPipeline
-from tinyperceiver.transformers_bridge import (
-    PerceiverSymbolicAudioModel,
-    PerceiverSymbolicAudioModelConfig,
-    SymbolicAudioGenerationPipeline,
-)
 
 HUB = REFERENCE / "hub"
 CASES = np.load(REFERENCE / "cases.npz")
@@ -608,14 +608,15 @@ except ImportError as error:
 def test_importing_again_after_a_change_is_silent(tmp_path):
     code = """
 import importlib, sys
-import tinyperceiver.transformers_bridge as door
-first = door.PerceiverSymbolicAudioModel
-importlib.reload(door)
+from tinyperceiver.transformers_bridge import audio_pipeline, model
+first = model.PerceiverSymbolicAudioModel
+importlib.reload(model)
+importlib.reload(audio_pipeline)
 from transformers import AutoModelForCausalLM, pipeline
 found = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-print(type(found) is door.PerceiverSymbolicAudioModel is not first)
+print(type(found) is model.PerceiverSymbolicAudioModel is not first)
 made = pipeline("symbolic-audio-generation", model=found)
-print(type(made) is door.SymbolicAudioGenerationPipeline)
+print(type(made) is audio_pipeline.SymbolicAudioGenerationPipeline)
 """
     assert in_new_python(code, HUB, cwd=tmp_path) == "True\nTrue\n"
 

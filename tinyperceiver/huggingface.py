@@ -1,9 +1,11 @@
 """The documented name of `tinyperceiver.transformers_bridge`: import it for its effect."""
 
-from tinyperceiver.transformers_bridge import (
+from tinyperceiver.transformers_bridge.audio_pipeline import (
+    SymbolicAudioGenerationPipeline,
+)
+from tinyperceiver.transformers_bridge.model import (
     PerceiverSymbolicAudioModel,
     PerceiverSymbolicAudioModelConfig,
-    SymbolicAudioGenerationPipeline,
 )
 
 __all__ = [

@@ -107,23 +107,25 @@ def write_result(
     out: Path,
     head: dict,
 ) -> dict:
-    """Write the result, the manifest last: while that is missing, nothing is finished."""
-    rows, skipped, copies = [], [], defaultdict(list)
-    for path in paths:
-        found = read_unit(path)[0]
-        skipped += [
-            {"name": row["name"], "reason": row["fault"]}
-            for row in found
-            if "fault" in row
-        ]
-        for row, tokens in _pieces_of(path):
-            rows.append(row | {"music": hashlib.sha256(tokens).hexdigest()})
-            copies[rows[-1][rule.same]].append(row["name"])
-    if not rows:
-        raise PrepareError(
-            f"none of {len(skipped)} MIDI files can be used; the first, {skipped[0]['name']!r}: "
-            f"{skipped[0]['reason']}"
-        )
+    """Write the result, the manifest last: while that is missing, nothing is finished.
+
+    Args:
+        paths: of the units' results, in order.
+        split_of: the split of each name; None if `rule` is to hold pieces out.
+        rule: what is held out, and which files are copies of each other.
+        out: the folder to write in.
+        head: what `describe` says.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        PrepareError: no file can be used.
+    """
+    rows, skipped = _rows_of(paths)
+    copies = defaultdict(list)
+    for row in rows:
+        copies[row[rule.same]].append(row["name"])
     if split_of is None:
         held_out = rule.hold_out(rows)
     else:
@@ -133,6 +135,45 @@ def write_result(
         }
     manifest_path = out / "manifest.json"
     manifest_path.unlink(missing_ok=True)
+    splits = _write_tokens(paths, held_out, out)
+    manifest = head | {
+        "splits": splits,
+        "table": {"file": "pieces.tsv", "sha256": sha256_of(out / "pieces.tsv")},
+        "cut": sum(0 < held_out[row["name"]] < row["tokens"] for row in rows),
+        "copies": [same for same in copies.values() if len(same) > 1],
+        "skipped": skipped,
+    }
+    with whole_file(manifest_path) as file:
+        file.write(json.dumps(manifest, indent=1).encode() + b"\n")
+    return manifest
+
+
+def _rows_of(paths: list[Path]) -> tuple[list[Row], list[dict[str, str]]]:
+    """Rows of the good pieces, with a hash of their tokens, and what is left out."""
+    rows, skipped = [], []
+    for path in paths:
+        skipped += [
+            {"name": row["name"], "reason": row["fault"]}
+            for row in read_unit(path)[0]
+            if "fault" in row
+        ]
+        rows += [
+            row | {"music": hashlib.sha256(tokens).hexdigest()}
+            for row, tokens in _pieces_of(path)
+        ]
+    if not rows:
+        raise PrepareError(
+            f"none of {len(skipped)} MIDI files can be used; the first, {skipped[0]['name']!r}: "
+            f"{skipped[0]['reason']}"
+        )
+    return rows, skipped
+
+
+def _write_tokens(paths: list[Path], held_out: dict[str, int], out: Path) -> dict:
+    """Write the tokens of both splits and the table; return what the manifest says of them.
+
+    held_out: how many tokens at the end of each piece are for the validation split.
+    """
     totals = {split: Counter() for split in SPLITS}
     with ExitStack() as stack:
         table, *files = (
@@ -150,7 +191,7 @@ def write_result(
                         counts = count_events(part)
                         table.write(_line(split, row | counts))
                         totals[split].update(counts, pieces=1)
-    splits = {
+    return {
         split: {
             "file": f"{split}.bin",
             "pieces": total["pieces"],
@@ -161,16 +202,6 @@ def write_result(
         }
         for split, total in totals.items()
     }
-    manifest = head | {
-        "splits": splits,
-        "table": {"file": "pieces.tsv", "sha256": sha256_of(out / "pieces.tsv")},
-        "cut": sum(0 < held_out[row["name"]] < row["tokens"] for row in rows),
-        "copies": [same for same in copies.values() if len(same) > 1],
-        "skipped": skipped,
-    }
-    with whole_file(manifest_path) as file:
-        file.write(json.dumps(manifest, indent=1).encode() + b"\n")
-    return manifest
 
 
 def _pieces_of(path: Path) -> Iterator[tuple[Row, np.ndarray]]:

@@ -101,25 +101,13 @@ def _fetch_patiently(
 
 
 def _fetch(url: str, part: Path, timeout: float, max_bytes: int) -> None:
-    from tqdm.auto import tqdm
-
+    """Fetch what is missing from `part`, in one attempt."""
     have, note = _size(part), _read_note(part)
     if note.get("url") != url or not note.get("version"):
         have = 0
     if have and have == note.get("total"):
         return
-    headers = {"Accept-Encoding": "identity", "User-Agent": "tinyperceiver"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": note["version"]}
-    try:
-        response = urlopen(Request(url, headers=headers), timeout=timeout)
-    except HTTPError as error:
-        if error.code == 416:  # there is less than we have: it was another file
-            _forget(part)
-        raise
-    except ValueError as error:
-        raise DownloadError(f"{url} could not be downloaded: {error}") from error
-    with response:
+    with _open_url(url, part, have, note, timeout) as response:
         begin, total = _span_of(response)
         if begin != (have if response.status == 206 else 0):
             _forget(part)
@@ -133,37 +121,81 @@ def _fetch(url: str, part: Path, timeout: float, max_bytes: int) -> None:
             raise OSError(
                 f"the file changed its size from {note.get('total')} to {total}"
             )
-        version = response.headers["ETag"] or ""
-        if not version or version.startswith("W/"):  # weak: not for parts of a file
-            version = response.headers["Last-Modified"]
-        try:
-            if not begin:
+        if not begin:
+            _begin(url, part, _version_of(response), total)
+        end = _append(response, url, part, begin, total, max_bytes)
+    if total is not None and end < total:
+        raise OSError(f"the transfer broke off after {end:,} of {total:,} bytes")
+
+
+def _open_url(
+    url: str, part: Path, have: int, note: dict, timeout: float
+) -> HTTPResponse:
+    """Ask for the bytes of the file from `have` on."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": "tinyperceiver"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": note["version"]}
+    try:
+        return urlopen(Request(url, headers=headers), timeout=timeout)
+    except HTTPError as error:
+        if error.code == 416:  # there is less than we have: it was another file
+            _forget(part)
+        raise
+    except ValueError as error:
+        raise DownloadError(f"{url} could not be downloaded: {error}") from error
+
+
+def _begin(url: str, part: Path, version: str | None, total: int | None) -> None:
+    """Note beside `part` what the bytes to come are of."""
+    try:
+        _forget(part)
+        note = {"url": url, "version": version, "total": total}
+        _note_of(part).write_text(json.dumps(note), encoding="utf-8")
+    except OSError as error:
+        raise DownloadError(f"{part} cannot be written: {error}") from error
+
+
+def _append(
+    response: HTTPResponse,
+    url: str,
+    part: Path,
+    begin: int,
+    total: int | None,
+    max_bytes: int,
+) -> int:
+    """Write what comes to the end of `part`, and return how long that is now."""
+    from tqdm.auto import tqdm
+
+    try:
+        file = open(part, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise DownloadError(f"{part} cannot be written: {error}") from error
+    name = url.split("/")[-1]
+    end = begin
+    with (
+        file,
+        tqdm(initial=begin, total=total, unit="B", unit_scale=True, desc=name) as bar,
+    ):
+        while chunk := response.read(1 << 18):
+            end += len(chunk)
+            if end > (max_bytes if total is None else total):
                 _forget(part)
-                note = {"url": url, "version": version, "total": total}
-                _note_of(part).write_text(json.dumps(note), encoding="utf-8")
-            file = open(part, "ab")  # noqa: SIM115
-        except OSError as error:
-            raise DownloadError(f"{part} cannot be written: {error}") from error
-        name = url.split("/")[-1]
-        with (
-            file,
-            tqdm(
-                initial=begin, total=total, unit="B", unit_scale=True, desc=name
-            ) as bar,
-        ):
-            while chunk := response.read(1 << 18):
-                begin += len(chunk)
-                if begin > (max_bytes if total is None else total):
-                    _forget(part)
-                    raise DownloadError(f"{url} sends more bytes than announced")
-                try:
-                    bar.update(file.write(chunk))
-                except OSError as error:
-                    raise DownloadError(
-                        f"{part} cannot be written: {error}. Make room, then try again"
-                    ) from error
-    if total is not None and begin < total:
-        raise OSError(f"the transfer broke off after {begin:,} of {total:,} bytes")
+                raise DownloadError(f"{url} sends more bytes than announced")
+            try:
+                bar.update(file.write(chunk))
+            except OSError as error:
+                raise DownloadError(
+                    f"{part} cannot be written: {error}. Make room, then try again"
+                ) from error
+    return end
+
+
+def _version_of(response: HTTPResponse) -> str | None:
+    """What the server calls this state of the file, to ask for the rest of the same."""
+    version = response.headers["ETag"] or ""
+    if not version or version.startswith("W/"):  # weak: not for parts of a file
+        version = response.headers["Last-Modified"]
+    return version
 
 
 def _span_of(response: HTTPResponse) -> tuple[int, int | None]:

@@ -144,22 +144,11 @@ def _read_track(
     early = {}  # by channel, its control changes from before its first note
     sounding = {}  # by channel and pitch, start and velocity of each note
     while place < end:
-        byte = data[place]
+        delta = data[place]
         place += 1
-        if byte < 0x80:
-            tick += byte
-        else:
-            delta = byte & 0x7F
-            for _ in range(3):
-                byte = data[place]
-                place += 1
-                delta = delta << 7 | byte & 0x7F
-                if byte < 0x80:
-                    break
-            else:
-                raise _UnusualError
-            tick += delta
-
+        if delta >= 0x80:
+            delta, place = _read_long_number(data, place, delta & 0x7F)
+        tick += delta
         byte = data[place]
         if byte >= 0x80:
             place += 1
@@ -205,6 +194,17 @@ def _read_track(
     if place != end:
         raise _UnusualError
     return [(*who, *played) for who, played in players.items()], tick
+
+
+def _read_long_number(data: bytes, place: int, number: int) -> tuple[int, int]:
+    """A number of two to four bytes, of which the first is read, and the place after."""
+    for _ in range(3):
+        byte = data[place]
+        place += 1
+        number = number << 7 | byte & 0x7F
+        if byte < 0x80:
+            return number, place
+    raise _UnusualError
 
 
 def _read_meta(

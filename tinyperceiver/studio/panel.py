@@ -66,7 +66,12 @@ class Studio:
         self._thread, self._jobs = None, queue.SimpleQueue()
         self._stop, self._idle = threading.Event(), threading.Event()
         self._idle.set()
-        config, w = model.config, ipywidgets
+        self._make_widgets()
+        self._arrange()
+        self._connect()
+
+    def _make_widgets(self) -> None:
+        config, w = self.model.config, ipywidgets
         self.prompt = _labelled(w.Dropdown, "prompt", options=list(self._prompts))
         self.upload = w.FileUpload(
             accept=".mid,.midi", multiple=False, description="Upload MIDI"
@@ -84,7 +89,7 @@ class Studio:
             "seed": _labelled(w.BoundedIntText, "seed", min=0, max=2**31 - 1),
             "grammar": _labelled(w.Checkbox, "grammar"),
             "precision": _labelled(
-                w.Dropdown, "precision", options=list(precisions_of(model))
+                w.Dropdown, "precision", options=list(precisions_of(self.model))
             ),
         }
         self.aloud = _labelled(w.Checkbox, "play at once", value=True)
@@ -97,6 +102,8 @@ class Studio:
         self.players, self.file = w.HTML(), w.HTML()
         self.wav = w.Button(description="Download WAV")
 
+    def _arrange(self) -> None:
+        w = ipywidgets
         row = {"flex_flow": "row wrap", "align_items": "center"}
         self.box = w.VBox(
             [
@@ -113,6 +120,8 @@ class Studio:
             ]
         )
         self.box.add_class("tinyperceiver-studio")
+
+    def _connect(self) -> None:
         describe = self._guarded(self._describe, self.facts)
         for knob in (self.prompt, self.knobs["prefix_len"], self.knobs["num_latents"]):
             knob.observe(describe, "value")

@@ -51,6 +51,37 @@ def check_run(
     initial_model: PerceiverAR | None,
 ) -> None:
     """Refuse at once what would fail hours later, and a folder of another run."""
+    _check_work(fabric, config, data, initial_model)
+    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
+    if initial_model is not None:
+        digests["initial_weights"] = _digest_of(initial_model)
+    run = {"config": config.to_json(), "data": digests}
+    path = out / CONFIG
+    if fabric.is_global_zero and not path.exists():
+        make_folder(out)
+        staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        put_in_place((staged(path), path))
+    fabric.barrier()
+    if not path.exists():
+        raise TrainingError(
+            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
+            f"all machines must share this folder"
+        )
+    if different := _differences(run, path):
+        raise TrainingError(
+            f"{out} holds a run with other {', '.join(different)}: name another "
+            f"folder, or remove this one to begin again"
+        )
+    fabric.barrier()
+
+
+def _check_work(
+    fabric: "Fabric",
+    config: TrainingConfig,
+    data: tuple[TokenFile, ...],
+    initial_model: PerceiverAR | None,
+) -> None:
+    """Refuse what model, tokens, processes and configuration cannot do together."""
     if initial_model is not None:
         for name, given in vars(initial_model.config).items():
             wanted = getattr(config.model, name)
@@ -78,29 +109,19 @@ def check_run(
             )
         size = stage.max_prefix_len, stage.num_latents
         fixed_windows(data[1], config.num_windows, *size)
-    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
-    if initial_model is not None:
-        digests["initial_weights"] = _digest_of(initial_model)
-    run = {"config": config.to_json(), "data": digests}
-    path = out / CONFIG
-    if fabric.is_global_zero and not path.exists():
-        make_folder(out)
-        staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-        put_in_place((staged(path), path))
-    fabric.barrier()
-    if not path.exists():
-        raise TrainingError(
-            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
-            f"all machines must share this folder"
-        )
+
+
+def _differences(run: dict, path: Path) -> list[str]:
+    """Names of what differs between this run and the one that `path` records."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         # What a later version adds to a configuration had its default then.
         before["config"] = TrainingConfig.from_json(before["config"]).to_json()
-        if initial_model is None and (out / STATE).exists():
+        is_resumed = "initial_weights" not in run["data"]
+        if is_resumed and (path.parent / STATE).exists():
             # The save holds what they became, so they need not be fetched again.
             before["data"].pop("initial_weights", None)
-        different = sorted(
+        return sorted(
             name
             for part in run
             for name in run[part] | before[part]
@@ -108,12 +129,6 @@ def check_run(
         )
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is not of a run of training: {error}") from error
-    if different:
-        raise TrainingError(
-            f"{out} holds a run with other {', '.join(different)}: name another "
-            f"folder, or remove this one to begin again"
-        )
-    fabric.barrier()
 
 
 def _digest_of(model: PerceiverAR) -> str:

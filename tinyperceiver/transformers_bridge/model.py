@@ -1,29 +1,22 @@
-"""The way to this model through the Transformers library, as on the model's card.
-
-Importing this module registers the model's type with `AutoConfig` and
-`AutoModelForCausalLM`, and the task "symbolic-audio-generation" with `pipeline`:
-
-    from transformers import pipeline
-    import tinyperceiver.huggingface
-
-    audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
-
-Classes are called as in the library that trained the released model. They are thin:
-`tinyperceiver.checkpoints` reads and writes the weights, `tinyperceiver.pipeline`
-continues the prompts.
-"""
+"""Configuration and model as classes of Transformers; importing this registers both."""
 
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutput
 
 from tinyperceiver.checkpoints.folder import CheckpointError, write_checkpoint
 from tinyperceiver.checkpoints.pretrained import SHIPPED, find_folder, from_pretrained
@@ -35,35 +28,8 @@ from tinyperceiver.checkpoints.released import (
 )
 from tinyperceiver.model.config import PRESETS, PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
-from tinyperceiver.music_pipeline import TASK, SymbolicAudioPipeline
 
-try:
-    import transformers
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        Pipeline,
-        PreTrainedConfig,
-        PreTrainedModel,
-    )
-    from transformers.modeling_outputs import CausalLMOutput
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    if int(transformers.__version__.split(".")[0]) < 5:
-        raise ImportError(f"this is {transformers.__version__}")
-except ImportError as error:
-    raise ImportError(
-        "tinyperceiver.huggingface needs Transformers 5 or newer: pip install -U "
-        f'"tinyperceiver[transformers]" ({error})'
-    ) from error
-if TYPE_CHECKING:
-    from pretty_midi import PrettyMIDI
-
-__all__ = [
-    "PerceiverSymbolicAudioModel",
-    "PerceiverSymbolicAudioModelConfig",
-    "SymbolicAudioGenerationPipeline",
-]
+__all__ = ["PerceiverSymbolicAudioModel", "PerceiverSymbolicAudioModelConfig"]
 
 # What Transformers passes along by itself, or what changes nothing here: weights are
 # always checked, never pickled code, and one file.
@@ -339,53 +305,6 @@ class PerceiverSymbolicAudioModel(PreTrainedModel):
         return self.backend_model.stream(inputs, **kwargs)
 
 
-class SymbolicAudioGenerationPipeline(Pipeline):
-    """The task "symbolic-audio-generation": `SymbolicAudioPipeline` behind `pipeline`."""
-
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_video_processor = False
-    _load_tokenizer = False
-
-    def __init__(self, *args, local_files_only: bool = False, **kwargs) -> None:
-        # That was for loading the model; Transformers hands it on to here as well.
-        super().__init__(*args, **kwargs)
-
-    def __call__(
-        self, inputs: "PrettyMIDI | Iterable[PrettyMIDI]", **kwargs
-    ) -> dict | list[dict] | Iterator[dict]:
-        """Continue one prompt, or each of several.
-
-        Arguments, results and errors are those of `SymbolicAudioPipeline`. Arguments
-        given to `pipeline` before hold unless they are given again. A generator or a
-        dataset of prompts is left to Transformers, which takes one after the other.
-        """
-        if isinstance(inputs, (list, tuple)):
-            return self._forward({"prompts": inputs}, **self._forward_params | kwargs)
-        return super().__call__(inputs, **kwargs)
-
-    def _sanitize_parameters(self, **kwargs) -> tuple[dict, dict, dict]:
-        return {}, kwargs, {}
-
-    def preprocess(self, inputs: "PrettyMIDI") -> dict:
-        """Nothing is done before `SymbolicAudioPipeline`."""
-        return {"prompts": inputs}
-
-    def _forward(self, inputs: dict, **kwargs) -> dict | list[dict]:
-        return SymbolicAudioPipeline(self.model.backend_model)(
-            inputs["prompts"], **kwargs
-        )
-
-    def postprocess(self, outputs: dict) -> dict:
-        """Nor is anything done after it."""
-        return outputs
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """The model's `save_pretrained`: a pipeline holds nothing else worth keeping."""
-        self.model.save_pretrained(save_directory, **kwargs)
-
-
 def _as_dtype(dtype: torch.dtype | str | None, config: PreTrainedConfig) -> torch.dtype:
     if dtype in (None, "auto"):
         dtype = config.dtype or torch.float32
@@ -429,12 +348,4 @@ AutoConfig.register(
 )
 AutoModelForCausalLM.register(
     PerceiverSymbolicAudioModelConfig, PerceiverSymbolicAudioModel, exist_ok=True
-)
-# Imported again after a change, the new class takes the place of the old one silently.
-PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=SymbolicAudioGenerationPipeline,
-    pt_model=PerceiverSymbolicAudioModel,
-    type="audio",
 )

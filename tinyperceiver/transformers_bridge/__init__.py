@@ -1,0 +1,25 @@
+"""The way to this model through the Transformers library, as on the model's card.
+
+`import tinyperceiver.huggingface` registers the model's type with `AutoConfig` and
+`AutoModelForCausalLM`, and the task "symbolic-audio-generation" with `pipeline`:
+
+    from transformers import pipeline
+    import tinyperceiver.huggingface
+
+    audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
+
+Classes are called as in the library that trained the released model. They are thin:
+`model` leaves reading and writing to `tinyperceiver.checkpoints`, and `audio_pipeline` leaves
+the prompts to `tinyperceiver.music_pipeline`.
+"""
+
+try:
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) < 5:
+        raise ImportError(f"this is {transformers.__version__}")
+except ImportError as error:
+    raise ImportError(
+        "tinyperceiver.huggingface needs Transformers 5 or newer: pip install -U "
+        f'"tinyperceiver[transformers]" ({error})'
+    ) from error
