@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tinyperceiver"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
-# Pages in the order of CONTRIBUTING's floors; two files beside the folders share a page.
+# Pages in the order of CONTRIBUTING's floors; the two ways to the model's card share a page.
 FOLDERS = [
     "files",
     "music",
@@ -35,7 +35,7 @@ FOLDERS = [
 ]
 BESIDE = {
     "pipelines": (
-        ["music_pipeline", "transformers_bridge"],
+        ["music_pipeline", "transformers_bridge.model", "transformers_bridge.audio_pipeline"],
         "Pipelines that take music and return music.\n\n`music_pipeline` is the pipeline of the "
         "released model's card; `transformers_bridge` offers it to the Transformers library.",
     )

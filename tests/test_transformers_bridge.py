@@ -577,17 +577,9 @@ print("transformers" in sys.modules)
     ("contents", "reason"),
     [
         ("raise ImportError('No module named transformers')", "No module named transformers"),
-        ("__version__ = '4.35.2'; class_ = 1", "cannot import name 'AutoConfig'"),
-        (
-            "import sys, types\n__version__ = '4.57.6'\n"
-            "AutoConfig = AutoModelForCausalLM = Pipeline = PreTrainedConfig = object\n"
-            "PreTrainedModel = CausalLMOutput = PIPELINE_REGISTRY = object\n"
-            "sys.modules |= {'transformers.' + name: sys.modules['transformers']\n"
-            "                for name in ('modeling_outputs', 'pipelines')}",
-            r"this is 4\.57\.6",
-        ),
+        ("__version__ = '4.57.6'", r"this is 4\.57\.6"),
     ],
-    ids=["missing", "old", "almost"],
+    ids=["missing", "old"],
 )
 def test_without_transformers_5_the_extra_is_named(tmp_path, contents, reason):
     (tmp_path / "transformers.py").write_text(contents)

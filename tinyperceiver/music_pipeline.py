@@ -1,11 +1,12 @@
 """A prompt in, music out: the pipeline of the released model's card."""
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from tinyperceiver.checkpoints.pretrained import from_pretrained
+from tinyperceiver.generation.arguments import GenerateOptions
 from tinyperceiver.generation.generate import generate
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.prompts import decodable, encode_prompt
@@ -15,13 +16,26 @@ from tinyperceiver.sound.synthesis import render as render_midi
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
+    from typing_extensions import Unpack
 
-__all__ = ["SymbolicAudioPipeline", "pipeline"]
+__all__ = ["PipelineOptions", "SymbolicAudioPipeline", "pipeline"]
 
 TASK = "symbolic-audio-generation"
 
 
-def pipeline(task: str, model: str | PerceiverAR, **kwargs) -> "SymbolicAudioPipeline":
+class PipelineOptions(GenerateOptions, total=False):
+    """The options of a call, which `SymbolicAudioPipeline` explains."""
+
+    max_prompt_length: int | None
+    return_full_audio: bool
+    return_type: str
+    render: bool
+    sf2_path: str | None
+
+
+def pipeline(
+    task: str, model: str | PerceiverAR, **kwargs: Any
+) -> "SymbolicAudioPipeline":
     """The pipeline that does `task`, as the Transformers library's function of this name.
 
     Args:
@@ -50,6 +64,16 @@ class SymbolicAudioPipeline:
     def __init__(self, model: PerceiverAR) -> None:
         self.model = model
 
+    @overload
+    def __call__(
+        self, prompts: "list[PrettyMIDI]", **options: "Unpack[PipelineOptions]"
+    ) -> list[dict[str, Any]]: ...
+
+    @overload
+    def __call__(
+        self, prompts: "PrettyMIDI", **options: "Unpack[PipelineOptions]"
+    ) -> dict[str, Any]: ...
+
     def __call__(
         self,
         prompts: "PrettyMIDI | list[PrettyMIDI]",
@@ -59,8 +83,8 @@ class SymbolicAudioPipeline:
         return_type: str = "audio",
         render: bool = False,
         sf2_path: str | None = None,
-        **generate_kwargs,
-    ) -> dict | list[dict]:
+        **generate_kwargs: "Unpack[GenerateOptions]",
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Continue one prompt, or each of a list.
 
         Args:

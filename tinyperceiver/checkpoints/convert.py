@@ -17,8 +17,8 @@ __all__ = ["convert_checkpoint"]
 
 
 def convert_checkpoint(
-    save_dir: str | os.PathLike,
-    ckpt_url: str | os.PathLike,
+    save_dir: str | os.PathLike[str],
+    ckpt_url: str | os.PathLike[str],
     push_to_hub: bool | str = False,
     *,
     sha256: str | None = None,

@@ -49,10 +49,10 @@ SHIPPED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
 
 def from_pretrained(
     cls: type[PerceiverAR],
-    name_or_path: str | os.PathLike,
+    name_or_path: str | os.PathLike[str],
     revision: str | None = None,
     *,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
     device: torch.device | str | None = None,
@@ -99,10 +99,10 @@ def from_pretrained(
 
 
 def find_folder(
-    name_or_path: str | os.PathLike,
+    name_or_path: str | os.PathLike[str],
     revision: str | None = None,
     *,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
@@ -134,7 +134,10 @@ def find_folder(
 
 
 def save_pretrained(
-    model: PerceiverAR, folder: str | os.PathLike, *, dtype: torch.dtype | None = None
+    model: PerceiverAR,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Save a model in our layout: see `UserMethods.save_pretrained`."""
     folder = Path(folder).expanduser()

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from tinyperceiver.dataset.hold_out import (
     END_SHARE,
@@ -81,8 +82,8 @@ def encode_file(data: bytes) -> list[int]:
 
 
 def prepare_giantmidi(
-    source: str | os.PathLike = GIANTMIDI_URL,
-    out: str | os.PathLike = "data/giantmidi",
+    source: str | os.PathLike[str] = GIANTMIDI_URL,
+    out: str | os.PathLike[str] = "data/giantmidi",
     *,
     workers: int | None = None,
     accept: bool = False,
@@ -91,7 +92,7 @@ def prepare_giantmidi(
     encode: Callable[[bytes], list[int]] = encode_file,
     seconds_per_file: float = 120.0,
     progress: bool | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Turn a dataset of MIDI files into train.bin and valid.bin, tokens to train on.
 
     Both are little-endian int16: the tokens of a piece, then -1, and so on by name.
@@ -148,14 +149,14 @@ def prepare_giantmidi(
 
 
 def prepare_folder(
-    source: str | os.PathLike,
-    out: str | os.PathLike,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     workers: int | None = None,
     encode: Callable[[bytes], list[int]] = encode_file,
     seconds_per_file: float = 120.0,
     progress: bool | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Turn your own MIDI files into train.bin and valid.bin, tokens to train on.
 
     The files are those of `prepare_giantmidi`, and a killed run is resumed in the same
@@ -214,7 +215,7 @@ def _check_workers(workers: int | None) -> None:
 
 
 def _prepare(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     out: Path,
     rule: Rule,
     *,
@@ -315,7 +316,7 @@ def _zip_of(url: str, out: Path) -> Path:
 
 
 def _find_source(
-    source: str | os.PathLike, out: Path, sha256: str | None
+    source: str | os.PathLike[str], out: Path, sha256: str | None
 ) -> tuple[Path, dict]:
     """The folder or zip, fetched if need be, and what the manifest says of it."""
     if re.match("https?://", str(source)):
@@ -346,7 +347,7 @@ def _find_source(
 
 
 def _split_by_folder(
-    pieces: list[Piece], source: str | os.PathLike
+    pieces: list[Piece], source: str | os.PathLike[str]
 ) -> dict[str, str] | None:
     """Split of each name, from the folders at the top or below one; None if it is flat."""
     split_of = {}

@@ -31,7 +31,7 @@ class TokenFile:
         DataError: no such file, or it is empty, cut off or not of token ids.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
             if not self.path.stat().st_size:
@@ -71,6 +71,6 @@ class TokenFile:
         start = self.starts[piece]
         return self.tokens[start : start + self.lengths[piece]]
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["TokenFile"], tuple[Path]]:
         # Another process maps the file itself, instead of being sent all of it.
         return TokenFile, (self.path,)

@@ -27,7 +27,7 @@ class ExportError(TinyperceiverError, ValueError):
 
 def export_onnx(
     model: PerceiverAR,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     bits: int = 32,
     attention_weights: bool = False,
 ) -> None:

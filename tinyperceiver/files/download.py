@@ -26,7 +26,7 @@ class DownloadError(TinyperceiverError, ValueError):
 
 def download(
     url: str,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sha256: str | None = None,
     *,
     attempts: int = 5,

@@ -10,7 +10,9 @@ from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.vocabulary import PAD
 
 __all__ = [
+    "GenerateOptions",
     "Randomness",
+    "StreamOptions",
     "check_list",
     "check_prompt",
     "check_sampling",

@@ -5,13 +5,16 @@ Axis letters: B batch, n tokens in the window, m prefix, l latents, V vocabulary
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from tinyperceiver.engines.choice import PRECISIONS, make_decoder
 from tinyperceiver.generation.arguments import (
+    GenerateOptions,
     Randomness,
+    StreamOptions,
     check_list,
     check_prompt,
     check_sampling,
@@ -23,12 +26,27 @@ from tinyperceiver.generation.sampling import choose_tokens
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.vocabulary import PAD, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["generate", "stream"]
+
+
+@overload
+def generate(
+    model: PerceiverAR, prompt: Tensor, **options: "Unpack[GenerateOptions]"
+) -> Tensor: ...
+
+
+@overload
+def generate(
+    model: PerceiverAR, prompt: Sequence[Any], **options: "Unpack[GenerateOptions]"
+) -> list[Tensor]: ...
 
 
 def generate(
     model: PerceiverAR,
-    prompt: Tensor | Sequence,
+    prompt: Tensor | Sequence[Any],
     *,
     max_new_tokens: int | None = None,
     max_seconds: float | None = None,
@@ -134,7 +152,9 @@ def generate(
 
 
 def stream(
-    model: PerceiverAR, prompt: Tensor | Sequence[int], **options
+    model: PerceiverAR,
+    prompt: Tensor | Sequence[int],
+    **options: "Unpack[StreamOptions]",
 ) -> Iterator[int]:
     """Continue one prompt and give each token when it is chosen.
 

@@ -5,6 +5,7 @@ per head, D = H * d channels, V vocabulary; n = m + l.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, l, D) -> (B, l, D); further arguments go to the attention layer."""
         x = x + self.dropout(self.attention(x, *args, **kwargs))
         return x + self.dropout(self.mlp(x))

@@ -23,7 +23,7 @@ def play(
     *,
     title: str | None = None,
     split: float | None = None,
-    soundfont: str | os.PathLike | None = None,
+    soundfont: str | os.PathLike[str] | None = None,
     playhead: float | None = None,
     downloads: str | None = None,
 ) -> "HTML":

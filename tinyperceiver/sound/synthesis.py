@@ -148,7 +148,7 @@ class _TinySoundFont:
 def render(
     midi: "PrettyMIDI",
     sample_rate: int = 44_100,
-    soundfont: str | os.PathLike | None = None,
+    soundfont: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
     """Render music as samples.
 
@@ -305,7 +305,7 @@ def pedal_intervals(part: "Instrument") -> list[tuple[float, float]]:
     return intervals
 
 
-def _check_soundfont(soundfont: str | os.PathLike | None) -> str:
+def _check_soundfont(soundfont: str | os.PathLike[str] | None) -> str:
     """The path of a file that begins like a sound font and is as long as it says."""
     import pretty_midi
 

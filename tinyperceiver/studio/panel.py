@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyperceiver.engines.choice import precisions_of
 from tinyperceiver.model.perceiver_ar import PerceiverAR
@@ -60,8 +60,9 @@ class Studio:
         takes: every `Take` so far, in order; later cells can use them.
     """
 
-    def __init__(self, model: PerceiverAR, prompts: Mapping) -> None:
-        self.model, self.takes = model, []
+    def __init__(self, model: PerceiverAR, prompts: Mapping[str, Any]) -> None:
+        self.model = model
+        self.takes: list[Take] = []
         self._prompts, self._tokens, self._players = dict(prompts), {}, {}
         self._thread, self._jobs = None, queue.SimpleQueue()
         self._stop, self._idle = threading.Event(), threading.Event()
@@ -138,7 +139,7 @@ class Studio:
         display(self.box)
 
     @property
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """The values of all sliders and boxes, by the names in `takes.LABELS`."""
         return {name: knob.value for name, knob in self.knobs.items()}
 
@@ -321,7 +322,7 @@ def _slider(
     return _labelled(kind, label, value=value, **options)
 
 
-def studio(model: PerceiverAR, prompts: Mapping | None = None) -> Studio:
+def studio(model: PerceiverAR, prompts: Mapping[str, Any] | None = None) -> Studio:
     """A panel in a notebook that continues prompts: sliders, sound, piano roll, takes.
 
     Args:

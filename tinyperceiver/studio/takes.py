@@ -155,7 +155,7 @@ def fitting(length: int, settings: Mapping) -> dict:
 # Without a kernel
 
 
-def read_takes(path: str | os.PathLike) -> list[Take]:
+def read_takes(path: str | os.PathLike[str]) -> list[Take]:
     """The takes that `scripts/record_takes.py` has written.
 
     Raises:

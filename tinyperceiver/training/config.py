@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 from tinyperceiver.files.errors import TinyperceiverError
 from tinyperceiver.model.config import PRESETS, PerceiverConfig
@@ -129,12 +130,12 @@ class TrainingConfig:
             step -= stage.steps
         return stage
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The same as plain dictionaries and lists."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_json(cls, settings: dict) -> "TrainingConfig":
+    def from_json(cls, settings: dict[str, Any]) -> "TrainingConfig":
         """Back from `to_json`, or from a file that someone wrote.
 
         Raises:

@@ -61,7 +61,7 @@ def finetuning_config(
     )
 
 
-def describe_gain(out: str | os.PathLike) -> str:
+def describe_gain(out: str | os.PathLike[str]) -> str:
     """What a finished run of fine-tuning in the folder `out` has gained, in a sentence."""
     lines = (Path(out) / LOG).read_text(encoding="utf-8").splitlines()
     measured = [line for line in map(json.loads, lines) if "held_out" in line]

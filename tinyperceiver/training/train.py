@@ -54,8 +54,8 @@ SAMPLE_PROMPT, SAMPLE_TOKENS = 256, 512
 
 def train(
     config: TrainingConfig,
-    data: str | os.PathLike,
-    out: str | os.PathLike,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     initial_model: PerceiverAR | None = None,
     fabric: "Fabric | None" = None,

@@ -58,7 +58,7 @@ class SymbolicAudioGenerationPipeline(Pipeline):
         """Nor is anything done after it."""
         return outputs
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs) -> None:
         """The model's `save_pretrained`: a pipeline holds nothing else worth keeping."""
         self.model.save_pretrained(save_directory, **kwargs)
 
