@@ -28,7 +28,7 @@ Notes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class MidiReadError(TinyperceiverError, ValueError):
-    """Raised for a file that is not MIDI or too large; names the file and the reason."""
+    """Raised for files that are not MIDI or too large; names file and reason."""
 
 
 class _CountedFile(io.BytesIO):
@@ -43,7 +43,7 @@ class _CountedFile(io.BytesIO):
         return super().tell()
 
 
-def read_midi(path: str | os.PathLike[str]) -> "PrettyMIDI":
+def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
     """Read a MIDI file, with limits on its size.
 
     Args:
