@@ -29,10 +29,10 @@ def causal_mask(
     pad_mask: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """True where query i, of the last l of n positions, may see key j <= i + n - l.
+    """Return the mask of the last l of n positions, as queries.
 
-    (l, n), or (B, 1, l, n) with a `pad_mask`, (B, n), which is True at keys to look
-    away from.
+    It is True where query i may see key j <= i + n - l. Its shape is (l, n), or (B, 1,
+    l, n) with a `pad_mask`, (B, n), which is True at keys that no query may see.
     """
     key = torch.arange(n, device=device)
     query = key[n - l :, None]
@@ -49,7 +49,7 @@ def attention_formula(
     mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V, as written (Vaswani et al. 2017, equation 1)."""
+    """Compute softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, equation 1)."""
     scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # (B, H, l, n)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -65,7 +65,7 @@ def attend(
     pad_mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention of the last l of n positions, by the fastest way there is.
+    """Compute causal attention of the last l of n positions in the fastest way.
 
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
     """
@@ -100,10 +100,10 @@ def attend(
 class KVCache:
     """The keys and values of the last `capacity` positions, in a ring allocated once.
 
-    When the ring is full the newest position overwrites the oldest. Nothing is moved,
-    and a step costs the same from then on. The positions no longer stand in order,
-    which a single query cannot notice: its softmax is a sum over all of them. Use it
-    without gradients.
+    When the ring is full, the newest position overwrites the oldest. Nothing is moved,
+    so a step takes the same time from then on. The positions are then no longer in
+    order. A single query gives the same result in any order, because its softmax is a
+    sum over all of them. Use the cache without gradients.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -114,11 +114,11 @@ class KVCache:
     def append(
         self, key: Tensor, value: Tensor, pad_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Add new positions; return all held: key, value, and pad_mask or None.
+        """Add new positions and return all that are held: key, value, pad_mask or None.
 
         key and value (B, H, new, d), pad_mask (B, new) -> views (B, H, held, d) and (B,
-        held). The first call may bring many positions and padding, every other call
-        brings one.
+        held). The first call may add many positions and padding. Every other call adds
+        one position.
 
         Raises:
             ValueError: more positions than the ring holds, or several after the first
@@ -185,11 +185,14 @@ class MultiHeadAttention(nn.Module):
         """Let the last l positions attend to all n: (B, l, D) -> (B, l, D).
 
         Args:
-            x: what the queries are made of, (B, l, D).
-            context: what keys and values are made of, (B, n, D), the latents last.
-            rotation: of the n positions; None leaves queries and keys as they are.
+            x: input of the queries, (B, l, D).
+            context: input of keys and values, (B, n, D), the latents last.
+            rotation: of the n positions; with None nothing is rotated.
             pad_mask: True where `context` is padding, (B, n).
             cache: of earlier positions, to which those of `context` are added.
+
+        Returns:
+            (B, l, D).
         """
         B, l, D = x.shape
         q = self._split_heads(self.query(x))  # (B, H, l, d)
@@ -210,7 +213,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Pre-norm causal self-attention; arguments as `MultiHeadAttention`."""
+    """Pre-norm causal self-attention; arguments as in `MultiHeadAttention`."""
 
     def __init__(
         self, num_channels: int, num_heads: int, *, dropout: float = 0.0
@@ -235,7 +238,8 @@ class HybridAttention(nn.Module):
     """Cross-attention to the prefix and causal self-attention, in one softmax.
 
     Every latent sees the whole prefix, and the latents up to and including itself.
-    Prefix and latents have a norm each; arguments as `MultiHeadAttention`.
+    Prefix and latents have a norm each. The arguments are those of
+    `MultiHeadAttention`.
     """
 
     def __init__(
@@ -257,9 +261,16 @@ class HybridAttention(nn.Module):
         pad_mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Attend from latents `x`, (B, l, D), to the prefix, (B, m, D), and to latents.
+        """Attend from the latents to the prefix and to the latents.
 
-        rotation, pad_mask and cache are of all m + l positions. Returns (B, l, D).
+        Args:
+            x: the latents, (B, l, D).
+            prefix: (B, m, D).
+            rotation, pad_mask, cache: of all m + l positions, as in
+                `MultiHeadAttention.forward`.
+
+        Returns:
+            (B, l, D).
         """
         x = self.norm(x)
         context = torch.cat((self.prefix_norm(prefix), x), dim=1)  # (B, n, D)

@@ -1,9 +1,9 @@
 """Causal attention for training on CPUs: queries in blocks, each with the keys it sees.
 
-Half of a causal matrix of scores is thrown away. Block after block of queries, only the
-keys up to a block's end are multiplied, and the backward pass adds up the gradients of
-keys and values in place. The idea is that of Rabe and Staats 2021,
-https://arxiv.org/abs/2112.05682, without their second loop over the keys.
+Half of a causal matrix of scores is thrown away. To save this work we take the queries
+in blocks, and multiply each block only with the keys up to its end. The backward pass
+adds up the gradients of keys and values in place. The idea is that of Rabe and Staats
+2021, https://arxiv.org/abs/2112.05682, without their second loop over the keys.
 """
 
 import torch
@@ -18,7 +18,7 @@ BLOCK = 128  # queries
 def attend_blockwise(
     query: Tensor, key: Tensor, value: Tensor, pad_mask: Tensor | None = None
 ) -> Tensor:
-    """What `attention.attend` gives, without dropout and with a faster backward pass.
+    """Compute `attention.attend` without dropout and with a faster backward pass.
 
     query (B, H, l, d), key and value (B, H, n, d), pad_mask (B, n) -> (B, H, l, d).
     """
@@ -72,7 +72,7 @@ class _BlockwiseAttention(torch.autograd.Function):
 def _bias(
     q: Tensor, block: int, seen: int, pad_mask: Tensor | None, num_heads: int
 ) -> Tensor:
-    """0 where a query of the block may look, -inf elsewhere: (1 or B * H, block, seen)."""
+    """Return 0 where a query may look, -inf elsewhere: (1 or B * H, block, seen)."""
     hidden = torch.ones(block, seen, dtype=torch.bool, device=q.device)
     hidden = hidden.triu(seen - block + 1)  # (block, seen)
     if pad_mask is not None:

@@ -1,4 +1,4 @@
-"""The shape of a model, and the shapes that have a name."""
+"""The shape of a model, and shapes with names."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,25 @@ __all__ = ["PRESETS", "PerceiverConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class PerceiverConfig:
-    """The shape of a Perceiver AR; field names are those published.
+    """The shape of a Perceiver AR; the names of the fields are the published ones.
 
     Raises:
-        ValueError: a field is out of range, named with its value.
+        ValueError: a field is out of range; the message names it and its value.
     """
 
-    vocab_size: int = 389  # V
+    vocab_size: int = 389  # V, number of token ids
     max_seq_len: int = 6144  # longest window n, in tokens
     max_latents: int = 2048  # most latents l, in tokens; the rest is prefix
-    num_channels: int = 768  # D
+    num_channels: int = 768  # D, a multiple of 2 H
     num_heads: int = 8  # H
-    num_self_attention_layers: int = 18  # after the hybrid layer
-    num_self_attention_rotary_layers: int = 1  # of those, how many rotate; -1 for all
+    num_self_attention_layers: int = 18  # layers after the hybrid layer
+    num_self_attention_rotary_layers: int = 1  # of them with rotation; -1: all
     cross_attention_widening_factor: int = 4  # width of the hybrid layer's MLP, over D
     self_attention_widening_factor: int = 4  # width of the other MLPs, over D
-    cross_attention_dropout: float = 0.1  # share of the prefix not read in training
-    post_attention_dropout: float = 0.1  # of attention weights, after the softmax
-    residual_dropout: float = 0.1  # of what a branch adds to the stream
-    init_scale: float = 0.02  # standard deviation of the weights at first
+    cross_attention_dropout: float = 0.1  # fraction of the prefix not read in training
+    post_attention_dropout: float = 0.1  # dropout of attention weights, after softmax
+    residual_dropout: float = 0.1  # dropout of what a layer adds to its input
+    init_scale: float = 0.02  # standard deviation of the first weights
 
     def __post_init__(self) -> None:
         least = {"num_self_attention_layers": 0, "num_self_attention_rotary_layers": -1}
@@ -55,17 +55,18 @@ class PerceiverConfig:
 
     @property
     def max_prefix_len(self) -> int:
-        """Longest prefix m, in tokens."""
+        """Length of the longest prefix m, in tokens."""
         return self.max_seq_len - self.max_latents
 
     @property
     def num_rotary_layers(self) -> int:
-        """How many self-attention layers, from the first, rotate queries and keys."""
+        """Number of self-attention layers, from the first, with rotation."""
         number = self.num_self_attention_rotary_layers
         return self.num_self_attention_layers if number == -1 else number
 
 
-# Name -> shape. Parameters: released 134,840,832; tiny 4,825,600; small 7,088,832.
+# Name -> shape. "released" has 134,840,832 parameters, "tiny" 4,825,600 and "small"
+# 7,088,832.
 PRESETS = {
     "released": PerceiverConfig(),
     "tiny": PerceiverConfig(

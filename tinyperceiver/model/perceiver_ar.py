@@ -19,7 +19,7 @@ __all__ = ["DecoderCache", "DecoderLayer", "PerceiverAR"]
 
 
 class MLP(nn.Sequential):
-    """Pre-norm, then more channels between two products: (B, l, D) -> (B, l, D)."""
+    """A norm, then two products with more channels between: (B, l, D) -> (B, l, D)."""
 
     def __init__(self, num_channels: int, widening_factor: int) -> None:
         super().__init__()
@@ -31,7 +31,13 @@ class MLP(nn.Sequential):
 
 
 class DecoderLayer(nn.Module):
-    """An attention layer, hybrid or not, and an MLP, each added to what it read."""
+    """An attention layer, hybrid or not, and an MLP; each adds its output to its input.
+
+    Args:
+        attention: an attention layer.
+        mlp: an `MLP`.
+        dropout: probability of dropping a value that a layer adds, in training.
+    """
 
     def __init__(
         self, attention: nn.Module, mlp: nn.Module, *, dropout: float = 0.0
@@ -41,15 +47,23 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
+<<<<<<< HEAD
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, l, D) -> (B, l, D); further arguments go to the attention layer."""
+=======
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """Apply both layers: `x`, (B, l, D) -> (B, l, D).
+
+        `args` and `kwargs` go to the attention layer.
+        """
+>>>>>>> 03053ad (Docstrings of the model begin with verbs, in plain words, and explain every argument)
         x = x + self.dropout(self.attention(x, *args, **kwargs))
         return x + self.dropout(self.mlp(x))
 
 
 @dataclass
 class DecoderCache:
-    """What decoding keeps between steps: see `PerceiverAR.make_cache`."""
+    """Keys and values that decoding keeps, see `PerceiverAR.make_cache`."""
 
     hybrid: KVCache
     layers: list[KVCache]
@@ -57,7 +71,7 @@ class DecoderCache:
 
 
 class PerceiverAR(UserMethods, nn.Module):
-    """A decoder: its first layer reads n tokens, its other layers only the last l."""
+    """A decoder whose first layer reads n tokens, its other layers only the last l."""
 
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()
@@ -89,14 +103,14 @@ class PerceiverAR(UserMethods, nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Number of trained values; the output reuses the embedding and adds none."""
+        """Number of trained values; the output layer reuses the embedding."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def make_cache(self, max_len: int | None = None) -> DecoderCache:
-        """An empty cache for one run of decoding, of at most `max_len` tokens.
+        """Return an empty cache for one run of decoding, of at most `max_len` tokens.
 
-        The hybrid layer's ring holds a window, those of the others its latents; a run
-        shorter than that needs no more room than its own tokens.
+        The hybrid layer's ring holds a window, and the rings of the other layers hold
+        its latents. A shorter run takes only the memory for its own tokens.
         """
         config = self.config
         longest = max_len or config.max_seq_len
@@ -113,16 +127,16 @@ class PerceiverAR(UserMethods, nn.Module):
         *,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """Logits of the token after each latent.
+        """Compute the logits of the token after each latent.
 
         Args:
             tokens: token ids, (B, n), any integer dtype.
             prefix_len: m; the last l = n - m tokens are the latents.
-            pad_mask: True at padding, (B, n). Padding stands on the left, in the
-                prefix: only the hybrid layer can look away from it.
-            cache: from `make_cache`, to decode token by token: first with the whole
-                prompt, then with one token a call (prefix_len 0), whose logits are
-                those of the window so far.
+            pad_mask: True at padding, (B, n). Padding must be on the left and in the
+                prefix, because only the hybrid layer can ignore it.
+            cache: from `make_cache`, to decode token by token. The first call reads the
+                whole prompt, every other call one token with prefix_len 0. The logits
+                are those of the window so far.
 
         Returns:
             (B, l, V).
@@ -186,7 +200,7 @@ class PerceiverAR(UserMethods, nn.Module):
 
 
 def _choose_kept(x: Tensor, prefix_len: int, dropped: int) -> tuple[Tensor, Tensor]:
-    """Rows and places that a training step reads: some of the prefix, all latents."""
+    """Choose what a training step reads: some of the prefix, all latents."""
     B, n, _ = x.shape
     order = torch.rand(B, prefix_len, device=x.device).argsort(dim=1)
     kept = order[:, dropped:].sort(dim=1).values

@@ -15,15 +15,15 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, n, d / 2)
 def rotation_at(
     positions: Tensor, head_dim: int, *, base: float = 10_000.0
 ) -> Rotation:
-    """Cosines and sines of the angles by which the channel pairs turn at `positions`.
+    """Return cosines and sines of the angles by which `positions` rotate channel pairs.
 
-    Pair i turns by position * base ** (-2 i / head_dim): the first pair by one radian a
-    token, every further one more slowly.
+    Pair i is rotated by position * base ** (-2 i / head_dim): the first pair by one
+    radian for each token, and every further pair more slowly.
 
     Args:
         positions: integer positions in tokens, (B or 1, n).
         head_dim: channels of one head, d; even.
-        base: sets the slowest turning speed.
+        base: a larger base makes the slowest rotation slower.
 
     Returns:
         (cos, sin), float32, each (B or 1, n, d / 2).
@@ -39,14 +39,14 @@ def rotation_at(
 
 
 def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the channel pairs (0, 1), (2, 3), ... of queries or keys.
+    """Rotate the channel pairs (0, 1), (2, 3), ... of queries or keys.
 
     Args:
         x: queries or keys, (B, H, n, d).
-        rotation: what `rotation_at` gave for the same n positions.
+        rotation: result of `rotation_at` for the same n positions.
 
     Returns:
-        The turned `x`, same shape and dtype.
+        The rotated `x`, of the same shape and dtype.
     """
     cos, sin = (part[:, None] for part in rotation)  # (B, 1, n, d / 2)
     even, odd = x[..., 0::2], x[..., 1::2]  # (B, H, n, d / 2)

@@ -1,4 +1,4 @@
-"""What users call on a model: to continue a prompt, to load, and to save."""
+"""The methods that users call on a model: continue a prompt, load, and save."""
 
 import os
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ __all__ = ["UserMethods"]
 class UserMethods:
     """Methods of `PerceiverAR` whose work is done by folders that import the model.
 
-    This is the one file that looks ahead: each method imports its function when it is
-    called.
+    This is the only file that uses later folders. Each method imports its function when
+    it is called.
     """
 
     @overload
@@ -39,7 +39,7 @@ class UserMethods:
     def generate(
         self, prompt: Tensor | Sequence[Any], **options: "Unpack[GenerateOptions]"
     ) -> Tensor | list[Tensor]:
-        """Continue a prompt token by token; the same as `tinyperceiver.generate`.
+        """Continue a prompt token by token, as `tinyperceiver.generate` does.
 
         Args:
             prompt: token ids, (B, n); or a list of B prompts of different lengths.
@@ -50,10 +50,10 @@ class UserMethods:
                 all of them.
 
         Returns:
-            The prompt and what was added, (B, n + new); a list for a list.
+            The prompt and the new tokens, (B, n + new); a list for a list.
 
         Raises:
-            ValueError: an argument is out of range; the message says what would do.
+            ValueError: an argument is out of range; the message says what is allowed.
         """
         from tinyperceiver.generation.generate import generate
 
@@ -62,16 +62,19 @@ class UserMethods:
     def stream(
         self, prompt: Tensor | Sequence[int], **options: "Unpack[StreamOptions]"
     ) -> "Iterator[int]":
-        """Continue one prompt and give each token when it is chosen.
+        """Continue one prompt and yield each token as soon as it is chosen.
 
         Args:
             prompt: token ids, (n,) or (1, n).
             options: those of `generate`. Without `max_new_tokens` and `max_seconds`
                 the music has no end.
 
+        Returns:
+            An iterator of the new tokens.
+
         Raises:
-            ValueError: as `generate`, at the call.
-            TypeError: an option that there is not.
+            ValueError: as `generate`; it is raised by the call, not by the iterator.
+            TypeError: there is no such option.
         """
         from tinyperceiver.generation.generate import stream
 
@@ -92,20 +95,22 @@ class UserMethods:
         """Load a model in eval mode.
 
         Args:
-            name_or_path: "tiny", the checkpoint that ships with the package (it goes
-                before a folder or a hub model of that name: write "./tiny" or
-                "owner/tiny" for those); or a folder, in the hub's layout or ours; or
-                else a model id on the Hugging Face hub.
+            name_or_path: "tiny", the checkpoint that ships with the package; or a
+                folder, in the hub's layout or ours; or else a model id on the Hugging
+                Face hub. For a folder named tiny write "./tiny".
             revision: branch, tag or commit on the hub.
             cache_dir, local_files_only, token: as in
-                `huggingface_hub.hf_hub_download`, whose settings HF_HOME,
-                HF_HUB_OFFLINE and HF_ENDPOINT are honoured.
-            device: where the weights go.
-            dtype: what they are converted to, in whatever precision they are stored.
+                `huggingface_hub.hf_hub_download`; the environment variables HF_HOME,
+                HF_HUB_OFFLINE and HF_ENDPOINT have their usual effect.
+            device: where to put the weights; by default the CPU.
+            dtype: the weights are converted to this dtype.
+
+        Returns:
+            The model.
 
         Raises:
-            CheckpointError: nothing by this name, or it is damaged, incomplete or
-                another model.
+            CheckpointError: there is no model of this name, or it is damaged,
+                incomplete or of another kind.
         """
         from tinyperceiver.checkpoints.pretrained import from_pretrained
 
@@ -123,15 +128,15 @@ class UserMethods:
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
     ) -> "Path":
-        """Save the model in our layout.
+        """Save the model as config.json and model.safetensors.
 
-        A folder that holds a checkpoint holds, at any moment, the whole old or the
-        whole new one, even if the process is killed.
+        If the folder holds a checkpoint already, it is replaced as a whole: even if the
+        process is killed, the folder holds either the old or the new one.
 
         Args:
-            folder: made if it is not there; other files in it are left alone.
-            dtype: how to store the weights, e.g. `torch.bfloat16`; by default as they
-                are.
+            folder: created if it does not exist; other files in it are not changed.
+            dtype: how to store the weights, e.g. `torch.bfloat16`; by default in their
+                own dtype.
 
         Returns:
             The folder.
