@@ -47,16 +47,11 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-<<<<<<< HEAD
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, l, D) -> (B, l, D); further arguments go to the attention layer."""
-=======
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """Apply both layers: `x`, (B, l, D) -> (B, l, D).
 
         `args` and `kwargs` go to the attention layer.
         """
->>>>>>> 03053ad (Docstrings of the model begin with verbs, in plain words, and explain every argument)
         x = x + self.dropout(self.attention(x, *args, **kwargs))
         return x + self.dropout(self.mlp(x))
 
