@@ -85,6 +85,8 @@ class Exercise:
             or a function that yields them. Random numbers drawn by that function are
             the same in each check, and leave the reader's generators as they were.
         praise: what a right answer shows. A judge may return another.
+        read: makes of (result, *arguments) what is compared, where a result may come in more
+            than one form, such as rows or a tensor; it may raise `Mistake`.
         returns: what the answer should return, in words, for one that returns
             something else.
         about: begins each sentence about a wrong result, such as `"{call} is {got}."`.
@@ -105,6 +107,7 @@ class Exercise:
         *,
         cases: Iterable | Callable[[], Iterable] = (),
         praise: str = "",
+        read: Callable | None = None,
         returns: str = "",
         about: Sentence = "",
         wrong: Sentence = "{difference}",
@@ -112,7 +115,7 @@ class Exercise:
         accepts: Callable[..., bool] | None = None,
     ) -> None:
         self.solution, self.title, self.name = solution, title, solution.__name__
-        self.cases, self.praise, self.returns = cases, praise, returns
+        self.cases, self.praise, self.read, self.returns = cases, praise, read, returns
         self.about, self.wrong, self.tolerance = about, wrong, tolerance
         self.accepts = accepts
         self.mistakes: dict[Sentence, Program] = {}
@@ -220,7 +223,7 @@ class Exercise:
     @functools.cached_property
     def _expected(self) -> list:
         with _own_randomness():
-            return [self.solution(*copy.deepcopy(c.arguments)) for c in self._cases]
+            return [self._run(self.solution, c) for c in self._cases]
 
     @functools.cached_property
     def _wrong_results(self) -> list[tuple[Sentence, list]]:
@@ -229,8 +232,24 @@ class Exercise:
             program = self.program(wrong)
             with _own_randomness(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # theirs are not the reader's
-                found.append((sentence, [_result(program, c) for c in self._cases]))
+                found.append(
+                    (sentence, [self._result(program, c) for c in self._cases])
+                )
         return found
+
+    def _run(self, program: Callable, case: Case) -> Any:
+        found = program(*copy.deepcopy(case.arguments))
+        return (
+            found
+            if found is None or not self.read
+            else self.read(found, *case.arguments)
+        )
+
+    def _result(self, program: Callable, case: Case) -> Any:
+        try:
+            return self._run(program, case)
+        except Exception as error:
+            return _Raised(error)
 
     # The check
 
@@ -270,7 +289,7 @@ class Exercise:
         for i, (case, expected) in enumerate(
             zip(self._cases, self._expected, strict=True)
         ):
-            got.append(_result(answer, case))
+            got.append(self._result(answer, case))
             if self._is_right(got[i], expected, case):
                 continue
             if not failing:
@@ -306,7 +325,8 @@ class Exercise:
         if sentence := self._likest(got, failing, likely):
             return said(sentence)
         if isinstance(got[i], _Raised):
-            return f"{self.name} {got[i]}"
+            error = got[i].error
+            return str(error) if isinstance(error, Mistake) else f"{self.name} {got[i]}"
         if kind := complaint(got[i], expected, self.name, self.returns):
             return kind
         for diagnosis in self.diagnoses:
@@ -386,13 +406,6 @@ class _Raised:
         line = traceback.extract_tb(self.error.__traceback__)[-1].line
         where = f" at `{line}`" if line else ""
         return f"stops with {type(self.error).__name__}: {self.error}{where}"
-
-
-def _result(program: Callable, case: Case) -> Any:
-    try:
-        return program(*copy.deepcopy(case.arguments))
-    except Exception as error:
-        return _Raised(error)
 
 
 # Results: numbers, strings, bytes, tensors, arrays, and lists, tuples and dicts of them
