@@ -18,10 +18,22 @@ from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.teaching import reference
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
-from tinyperceiver.teaching.figures import attention, decoder, giantmidi, hybrid, learnt, vocabulary
+from tinyperceiver.teaching.figures import (
+    attention,
+    decoder,
+    events,
+    giantmidi,
+    hybrid,
+    learnt,
+    rotary,
+    speed,
+    training,
+    vocabulary,
+)
 from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS, performance
+from tinyperceiver.teaching.records import Run, read_run
 from tinyperceiver.teaching.style import BLUE, INK, ORANGE, PINK, use_style
 
 
@@ -61,6 +73,41 @@ def rounded(pairs) -> list[tuple]:
 def written(ax) -> dict[tuple, str]:
     """The panel's texts by where they stand, to 4 digits."""
     return {tuple(np.round(text.get_position(), 4).tolist()): text.get_text() for text in ax.texts}
+
+
+# Chapter 1
+
+
+def test_every_byte_of_a_file_stands_in_one_part():
+    data = bytes.fromhex(
+        "4d546864 00000006 0000 0001 0060  4d54726b 00000012"
+        "00 ff5103 061a80  8100 903c50  60 3c00  00 ff2f00"
+    )
+    rows = events.rows_of(data)
+    assert b"".join(part.data for row in rows for part in row.parts) == data
+    assert [row.wait for row in rows] == [0, 0, 0, 128, 96, 0]
+    assert [row.text for row in rows[2:]] == [
+        "400,000 µs a quarter note", "key 60 down, velocity 80", "key 60 up (status as before)",
+        "end of the track",
+    ]  # fmt: skip
+    (ax,) = events.draw_bytes(data).axes
+    hexadecimal = [t.get_text() for t in ax.texts if len(t.get_text()) == 2]
+    assert bytes.fromhex("".join(hexadecimal)) == data
+
+
+def test_a_number_of_two_bytes_is_what_their_bits_make():
+    (ax,) = events.draw_number(bytes.fromhex("81 70")).axes
+    assert ax.texts[-1].get_text() == f"= {1 * 128 + 112}"
+
+
+def test_notes_and_what_the_pedal_adds():
+    start, end, held = np.array([0.0, 1, 9]), np.array([0.5, 2, 9.5]), np.array([3.0, 2, 10])
+    pitch, pedal = np.array([60, 62, 40]), np.array([[0.25, 3.0]])
+    (ax,) = events.draw_held(start, end, held, pitch, pedal, seconds=4).axes
+    spans = [part.get_paths()[0].get_extents().bounds for part in ax.collections]
+    assert [(left, width) for left, _, width, _ in spans] == [
+        (0.5, 2.5), (0, 0.5), (2, 0), (1, 1), (0.25, 2.75),
+    ]  # fmt: skip
 
 
 # Chapter 2
@@ -115,6 +162,16 @@ def test_lines_lead_from_a_moment_to_its_tokens():
             expected.append((now, (place + 0.5) * slot))
     found = [tuple(line.get_xdata()) for line in ax.lines]
     assert rounded(found) == rounded(expected)
+
+
+# Chapter 4
+
+
+def test_hands_of_clocks_end_at_cosine_and_sine():
+    angle = torch.tensor([[0.0, 1.0], [2.0, 0.5], [3.0, 4.0]])  # (n, pairs)
+    fig = rotary.draw_clocks((angle.cos()[None], angle.sin()[None]), [0, 1, 10])
+    tips = [points(ax, marker="o") for ax in fig.axes]
+    assert tips == [rounded([(np.cos(x), np.sin(x))]) for x in angle.T.flatten().tolist()]
 
 
 # Chapter 5
@@ -314,6 +371,45 @@ def test_a_batch_is_drawn_as_its_masks_say():
         assert found == [[a, b - a] for a, b in itertools.pairwise(ends)]
 
 
+# Chapter 9
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return read_run("runs/tiny")
+
+
+def test_losses_of_new_batches_are_means_of_ten():
+    losses = np.random.default_rng(0).random(15).tolist()
+    one, new = training.draw_bugs({"right": losses}, {"right": losses}).axes
+    means = [np.mean(losses[max(0, i - 9) : i + 1]) for i in range(15)]
+    assert points(one, BLUE) == rounded(enumerate(losses, 1))
+    assert points(new, BLUE) == rounded(enumerate(means, 1))
+
+
+def test_no_gradient_that_was_cut_is_left_out(run):
+    (ax,) = training.draw_norms(run).axes
+    found, most = points(ax, marker="."), run.config.max_norm
+    cut = [(s, n) for s, n in zip(run.steps, run.norm, strict=True) if n > most]
+    assert [(s, n) for s, n in found if n > most] == rounded(cut)
+    assert len(cut) < len(found) < 0.2 * len(run.steps)
+
+
+def test_held_out_losses_are_marked_by_window(run):
+    top, middle, _ = training.draw_recorded(run).axes
+    for window, marker in zip((256, 512, 1024, 2048), "os^D", strict=True):
+        assert points(top, marker=marker) == rounded(
+            (step, nats) for step, tokens, nats in run.held_out if tokens == window
+        )
+    rates = dict(zip(run.steps.tolist(), 1000 * run.rate, strict=True))
+    assert all(y == round(rates[x], 4) for x, y in middle.lines[0].get_xydata().round(4))
+
+
+def test_formats_have_as_many_bits_as_they_should():
+    (ax,) = training.draw_formats().axes
+    assert len(ax.patches) == 32 + 16 + 16
+
+
 # Chapter 10
 
 
@@ -399,3 +495,33 @@ def test_bars_are_two_standard_errors(record):
     found = errors(learnt.draw_contents(gains).axes[0])
     k = np.arange(4)
     assert np.allclose(found[:, [0, 2]], np.stack((0.8 * k, 1.2 * k), 1))
+
+
+# Chapter 13
+
+
+def test_a_waterfall_is_bars_and_what_is_gone():
+    (ax,) = speed.draw_waterfall({"a": 50, "b": 20, "c": 8}, floor=3).axes
+    found = [(round(x + width / 2), low, high) for x, low, width, high in bars(ax)]
+    assert sorted(found) == [(0, 0, 50), (1, 0, 20), (1, 20, 30), (2, 0, 8), (2, 8, 12)]
+    assert "50 ms\n20 a second" in [text.get_text() for text in ax.texts]
+
+
+def test_shares_of_a_token_add_up():
+    (ax,) = speed.draw_shares({"plain": {"a": 5.0, "b": 2.5, "c": 1.0}}).axes
+    assert [(x, width) for x, _, width, _ in bars(ax)] == [(0, 5), (5, 2.5), (7.5, 1)]
+    assert " 8 ms" in [text.get_text() for text in ax.texts]
+
+
+def test_a_roof_bends_where_memory_and_cores_are_as_fast():
+    (ax,) = speed.draw_roofline(20, 100, {1: (0.5, 9), 8: (4, 60)}).axes
+    assert points(ax, INK) == [(0.25, 5), (5, 100), (16, 100)]
+    assert points(ax, BLUE, "o") == [(0.5, 9), (4, 60)]
+
+
+def test_rates_stand_in_groups_with_their_floors():
+    rates = {"one": {"x": 10.0, "y": 20.0}, "two": {"x": 30.0, "y": 40.0}}
+    (ax,) = speed.draw_rates(rates, {"one": {"y": 25.0}, "two": {}}).axes
+    assert [bar[3] for bar in bars(ax)] == [10, 30, 20, 40]
+    (floor,) = errors(ax)
+    assert np.allclose(floor, [1 - 0.2 - 0.18, 25, 1 - 0.2 + 0.18, 25])

@@ -1,5 +1,6 @@
 """Figures that readers move: what Python draws, the page carries and its script shows."""
 
+import cmath
 import itertools
 import re
 
@@ -11,8 +12,10 @@ from conftest import new_context
 from tinyperceiver.dataset.windows import IGNORED, Batch
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
+from tinyperceiver.teaching.interactive.events import byte_state
 from tinyperceiver.teaching.interactive.giantmidi import step_state
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
+from tinyperceiver.teaching.interactive.rotary import KEY, QUERY, dial_state
 from tinyperceiver.teaching.interactive.vocabulary import scrub
 from tinyperceiver.teaching.music import name_of, pitch_name
 from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
@@ -82,6 +85,24 @@ def test_the_script_shows_what_python_draws(browser):
     assert page.query_selector_all("output")[2].inner_text() == "1"
 
 
+# Chapter 1
+
+
+def test_each_byte_shows_its_bits_and_what_it_is_for():
+    data = bytes.fromhex("4d546864 00000006 0000 0001 0060  4d54726b 0000000a")
+    data += bytes.fromhex("8100 903c50  60 3c00")
+    for place, bits, says in (
+        (0, "01001101", "The letters MThd: a header follows.header: 96 ticks a quarter note"),
+        (22, "10000001", "Wait 128 ticks. The first bit is 1: another byte follows.tick 128: key"),
+        (27, "01100000", "Wait 96 ticks.tick 224: key 60 up (status as before)"),
+    ):
+        state = byte_state(data, place)
+        assert "".join(re.findall(">([01])</text>", state)) == bits
+        assert says in re.sub("<[^>]*>", "", state)
+        framed = f'<rect x="{40 * (place % 12)}" y="{40 * (place // 12)}" width="40"'
+        assert framed in state
+
+
 # Chapter 2
 
 
@@ -105,6 +126,28 @@ def test_the_playhead_says_what_sounds_and_what_is_read(browser):
         assert len(bold) == len(read)
     page.click(".back")
     assert page.inner_text("output") == "1.00 s"
+
+
+# Chapter 4
+
+
+@pytest.mark.parametrize(("query", "key", "shift"), [(10, 5, 0), (0, 60, 1000), (33, 20, 7)])
+def test_arrows_are_turned_by_their_positions(query, key, shift):
+    state = dial_state(query, key, shift)
+    expected, score = [], 0.0
+    for p, speed in enumerate((1, 0.1, 0.01, 0.001)):
+        arrows = [
+            complex(*x[2 * p : 2 * p + 2]) * cmath.exp(1j * speed * (position + shift))
+            for x, position in ((QUERY, query), (KEY, key))
+        ]
+        expected += [(50 * arrow.real, -50 * arrow.imag) for arrow in arrows]
+        score += (arrows[0] * arrows[1].conjugate()).real
+    found = re.findall(r'd="M0 0L([-\d.]+) ([-\d.]+)"', state)
+    assert np.allclose(np.array(found, dtype=float), expected, atol=0.06)
+    text = re.sub("<[^>]*>", "", state)
+    assert f"Query at {query + shift:,}, key at {key + shift:,}: distance" in text
+    said = float(text.rpartition("score ")[2].rstrip(".").replace("−", "-"))
+    assert abs(said - score) < 0.006
 
 
 # Chapter 5

@@ -1,11 +1,11 @@
 """What can be measured of a trained model, and of the tokens that it makes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinyperceiver.model.attention import HybridAttention, attend
 from tinyperceiver.model.rotary import Rotation, apply_rotation
@@ -53,6 +53,27 @@ def attention_weights(
     # Values that name their own key: what attention mixes of them are its weights.
     names = torch.eye(n).expand(1, inner.num_heads, n, n)
     return attend(q, k, names)[0]
+
+
+# Training
+
+
+def bytes_kept(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, the weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            # Views of one storage count once; it is held, so that none takes its place.
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of()
+    del loss
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 # Music as numbers
