@@ -111,7 +111,7 @@ def test_generate_in_a_process_of_its_own(folder, run):
     )
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"out\.mid: [\d.]+ s, 40 new tokens, seed 1\n", result.stdout)
-    assert "40/40" in result.stderr  # the bar
+    assert "40/40" not in result.stderr  # a bar is for terminals, and this may be a log
     with wave.open("out.wav") as file:
         assert file.getframerate() == 44_100
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
@@ -135,7 +135,8 @@ def test_generate_is_the_models_continuation(folder, run):
         generator=torch.Generator().manual_seed(1),
     )[0]
     decode_midi(output).write("expected.mid")
-    decode_midi(output[len(tokens) :]).write("expected-new.mid")
+    loud = [token for token in tokens if 356 <= token < 388][-1]
+    decode_midi([loud, *output[len(tokens) :]]).write("expected-new.mid")
     assert notes_of("out.mid") == notes_of("expected.mid")
     assert Path("out.mid").read_bytes() == Path("expected.mid").read_bytes()
     code, _, _ = run("generate", "prompt.mid", "-o", "new.mid", "--only-new", *SEEDED)
@@ -201,7 +202,8 @@ def test_a_prompt_longer_than_the_window_is_continued_from_its_end(folder, run):
         top_p=0.95,
         generator=torch.Generator().manual_seed(1),
     )[0]
-    decode_midi(output[65:]).write("expected.mid")
+    loud = [token for token in tokens if 356 <= token < 388][-1]
+    decode_midi([loud, *output[65:]]).write("expected.mid")
     assert Path("new.mid").read_bytes() == Path("expected.mid").read_bytes()
     assert run("generate", "long.mid", "-o", "all.mid", *SEEDED)[0] == 0
     decode_midi(tokens + output[65:].tolist()).write("expected.mid")  # nothing of it is lost
@@ -236,6 +238,64 @@ def test_a_shipped_piece_is_a_prompt_by_its_name(folder, run):
     short = ("--max-new-tokens", 1, "--prompt-tokens", 30, "--checkpoint", HUB)
     assert run("generate", "mozart-sonata", "-o", "out.mid", *short)[0] == 0
     assert notes_of("out.mid")
+
+
+@pytest.mark.parametrize("cut", [0, 6, 9])
+def test_only_new_keeps_notes_before_the_first_new_velocity(folder, run, monkeypatch, cut):
+    """The prompt's last velocity still holds: without it these notes would be silent."""
+    new = [60 + cut, 265, 188 + cut]
+    monkeypatch.setattr(PerceiverAR, "stream", lambda *_, **__: iter(new))
+    assert run("generate", "prompt.mid", "-o", "out.mid", "--only-new", *SEEDED)[0] == 0
+    assert notes_of("out.mid") == [(60 + cut, 80, 0.0, 0.1)]
+
+
+def test_several_takes_have_numbers_and_seeds_of_their_own(folder, run):
+    options = ("--wav", "out.mp3", *SEEDED, "--takes", 3)
+    code, out, err = run("generate", "prompt.mid", "-o", "out.mid", *options)
+    assert code == 0, err
+    for i, line in enumerate(out.splitlines(), start=1):
+        assert re.fullmatch(rf"out-{i}\.mid: [\d.]+ s, 40 new tokens, seed {i}", line)
+        # Each can be written alone, too.
+        alone = (*SEEDED, "--seed", i)
+        assert run("generate", "prompt.mid", "-o", "alone.mid", *alone)[0] == 0
+        assert Path("alone.mid").read_bytes() == Path(f"out-{i}.mid").read_bytes()
+    names = sorted(path.name for path in folder.glob("out*"))
+    assert names == [f"out-{i}.{ending}" for i in (1, 2, 3) for ending in ("mid", "mp3")]
+    assert len({path.read_bytes() for path in folder.glob("out*.mid")}) > 1
+
+
+@pytest.mark.parametrize("vocab_size", [389, 390])
+def test_it_begins_from_nothing(folder, run, vocab_size):
+    torch.manual_seed(0)
+    config = replace(from_pretrained(PerceiverAR, HUB).config, vocab_size=vocab_size)
+    model = PerceiverAR(config).eval()
+    model.save_pretrained(folder / "model")
+    arguments = ("--checkpoint", folder / "model", "--seed", 2, "--max-new-tokens", 60)
+    code, out, err = run("generate", "-o", "out.mid", "--grammar", *arguments)
+    assert code == 0 and "60 new tokens" in out, err
+    begin = [356 + 16] if vocab_size == 389 else [389, 356 + 16]  # velocity 64
+    options = {"max_new_tokens": 60, "do_sample": True, "top_p": 0.95, "grammar": True}
+    generator = torch.Generator().manual_seed(2)
+    output = model.generate(
+        torch.tensor([begin]), num_latents=len(begin), generator=generator, **options
+    )[0]
+    decode_midi(output).write("expected.mid")
+    assert notes_of("out.mid") == notes_of("expected.mid") != []
+
+
+def test_drums_beside_a_piano_are_said_to_be_drums(folder, run):
+    write_drums(folder / "band.mid", with_piano=True)
+    code, _, err = run("generate", "band.mid", "-o", "out.mid", *SEEDED)
+    assert code == 0
+    assert err.startswith("band.mid: 4 notes are for drums, and the model reads them as piano")
+
+
+def test_a_name_that_cannot_be_printed_is_no_error(folder):
+    name = os.fsdecode(b"caf\xe9.mid")
+    write_melody(folder / "x.mid", 60).rename(folder / name)
+    result = run_apart(folder, "render", name, "-o", name.replace(".mid", ".wav"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("caf\\udce9.wav: 0.2 s of music")
 
 
 def test_the_version_is_the_packages(run):
@@ -294,7 +354,17 @@ def test_export_writes_one_file(folder, run):
 # Errors
 
 
+def write_drums(path: Path, *, with_piano: bool) -> None:
+    midi = pretty_midi.PrettyMIDI()
+    for is_drum in (True, False)[: 1 + with_piano]:
+        part = pretty_midi.Instrument(program=0, is_drum=is_drum)
+        part.notes = [pretty_midi.Note(80, 40, 0.5 * i, 0.5 * i + 0.3) for i in range(4)]
+        midi.instruments.append(part)
+    midi.write(str(path))
+
+
 def make_files(folder: Path) -> None:
+    write_drums(folder / "drums.mid", with_piano=False)
     (folder / "text.mid").write_text("no music")
     (folder / "text.sf2").write_text("no sound font")
     write_melody(folder / "empty.mid")
@@ -309,7 +379,17 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("generate", "none.mid", "-o", "out.mid"), "'none.mid' cannot be read as MIDI"),
+        (("generate", "none.mid", "-o", "out.mid"), "there is no file none.mid; the shipped pi"),
+        (
+            ("generate", "promt.mid", "-o", "out.mid"),
+            "promt.mid; did you mean 'prompt.mid'?",
+        ),
+        (("generate", "mozart", "-o", "out.mid"), "no file mozart; did you mean 'mozart-sonata'?"),
+        (("generate", "prompt.mid", "-o", "prompt.mid"), "prompt.mid is the file to continue, and"),
+        (("generate", "drums.mid", "-o", "out.mid"), "drums.mid has notes for drums only"),
+        ((*GENERATE, "--temperature", 0), "to take the likeliest token each time, give --greedy"),
+        ((*GENERATE, "--greedy", "--takes", 2), "--greedy gives the same music each time: leave"),
+        (("generate", "-o", "out.mid", "--prompt-tokens", 5), "has no effect without a MIDI file"),
         (("generate", "text.mid", "-o", "out.mid"), "'text.mid' cannot be read as MIDI"),
         (("generate", "empty.mid", "-o", "out.mid"), "empty.mid has no notes to continue"),
         (("generate", "prompt.mid", "-o", "out.txt"), "out.txt must end in .mid or .midi"),
@@ -355,7 +435,7 @@ def test_errors_are_one_line_and_leave_nothing(folder, run, arguments, message):
 def test_errors_in_a_process_of_its_own(folder):
     result = run_apart(folder, "render", "none.mid", "-o", "out.wav")
     assert result.returncode == 1
-    assert re.fullmatch(r"tinyperceiver: 'none\.mid' cannot be read as MIDI: .*\n", result.stderr)
+    assert re.fullmatch(r"tinyperceiver: there is no file none\.mid; .*\n", result.stderr)
     assert result.stdout == ""
 
 
@@ -434,11 +514,37 @@ def test_a_file_that_cannot_be_written_is_named(folder, run, monkeypatch):
     assert (code, err) == (1, "tinyperceiver: out.mid: Permission denied\n")
 
 
-def test_stopping_it_is_no_error_of_ours(folder, run, monkeypatch):
+def test_stopping_it_keeps_what_was_written_so_far(folder, run, monkeypatch):
+    stream = PerceiverAR.stream
+
+    def stop(self, prompt, **options):
+        for place, token in enumerate(stream(self, prompt, **options)):
+            if place == 25:
+                raise KeyboardInterrupt
+            yield token
+
+    monkeypatch.setattr(PerceiverAR, "stream", stop)
+    code, out, err = run(*GENERATE, "--seed", 1, "--num-latents", 1, "--takes", 3)
+    assert code == 130 and "Traceback" not in err
+    assert re.fullmatch(r"out-1\.mid: [\d.]+ s, 25 new tokens, seed 1\n", out)
+    assert err.endswith("stopped after 25 of 512 tokens\n")
+    monkeypatch.undo()
+    os.chdir(folder)
+    assert sorted(path.name for path in folder.glob("out*")) == ["out-1.mid"]
+    tokens = encode_midi(read_midi("prompt.mid"))
+    options = {"max_new_tokens": 25, "do_sample": True, "top_p": 0.95}
+    generator = torch.Generator().manual_seed(1)
+    model = from_pretrained(PerceiverAR, HUB)
+    output = model.generate(torch.tensor([tokens]), generator=generator, **options)[0]
+    decode_midi(output).write("expected.mid")
+    assert Path("out-1.mid").read_bytes() == Path("expected.mid").read_bytes()
+
+
+def test_stopping_it_before_the_first_token_is_no_error_of_ours(folder, run, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PerceiverAR, "generate", stop)
+    monkeypatch.setattr(PerceiverAR, "from_pretrained", stop)
     code, _, err = run(*GENERATE)
     assert code == 130
     assert "Traceback" not in err and not Path("out.mid").exists()
@@ -529,7 +635,6 @@ def music(folder) -> Path:
 def test_evaluate_says_what_it_rests_on(music, run):
     code, out, err = run("evaluate", "./small", "mine")
     assert code == 0, err
-    assert "32/32" in err  # the bar
     nats, where = out.splitlines()
     found = evaluate.evaluate(PerceiverAR.from_pretrained("./small"), TokenFile("mine/valid.bin"))
     expected = f"{found.nats:.3f} nats per token (standard error {found.error:.3f}, by piece)"
@@ -638,6 +743,59 @@ def test_files_have_the_rights_that_files_have(folder, run):
 # Help
 
 
+def commands_of(group, path=()):
+    """Each command, with the words that name it."""
+    import typer
+
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands_of(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_help_fits_a_terminal_and_cuts_no_name():
+    import typer
+
+    runner = CliRunner()
+    assert (
+        "..."
+        not in runner.invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output.split("Commands:")[
+            1
+        ]
+    )
+    for path, command in commands_of(typer.main.get_command(cli.app)):
+        text = runner.invoke(cli.app, [*path, "--help"], env={"COLUMNS": "80"}).output
+        assert all(len(line) <= 80 for line in text.splitlines()), path
+        for parameter in command.params:
+            for name in parameter.opts if parameter.param_type_name == "option" else ():
+                assert re.search(rf"(^|\s){name}\b", text), name
+            for choice in getattr(getattr(parameter, "type", None), "choices", ()):
+                assert re.search(rf"\b{re.escape(choice)}\b", text), choice
+        if path[0] in ("generate", "render"):
+            assert all(re.search(rf"^ +{piece}$", text, re.M) for piece in tinyperceiver.PIECES)
+
+
+def test_the_shell_completes_pieces_files_and_models(folder):
+    write_melody(folder / "my.mid", 60)
+    (folder / "models").mkdir()
+
+    def complete(line: str) -> list[str]:
+        words = {"COMP_WORDS": f"tinyperceiver {line}", "COMP_CWORD": str(len(line.split(" ")))}
+        environment = os.environ | {"_TINYPERCEIVER_COMPLETE": "complete_bash"} | words
+        command = [sys.executable, "-c", "from tinyperceiver.cli.main import app; "]
+        command[-1] += "app(prog_name='tinyperceiver')"
+        environment |= {"PYTHONPATH": str(ROOT)}
+        result = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+        return result.stdout.split()
+
+    assert complete("generate m") == ["mozart-sonata", "models/", "my.mid"]
+    assert complete("generate prompt.mid --checkpoint t") == ["tiny"]
+    assert complete("generate prompt.mid --window ") == ["slide", "refill"]
+
+
 def test_help_of_each_command_shows_an_example():
     runner = CliRunner()
     for command in COMMANDS:
@@ -667,20 +825,14 @@ def test_examples_of_the_help_can_be_parsed(monkeypatch):
 
     import typer
 
-    def commands(group, path):
-        for name, command in group.commands.items():
-            if isinstance(command, typer.core.TyperGroup):
-                yield from commands(command, [*path, name])
-            else:
-                yield [*path, name], command
-
     examples = []
-    for path, command in commands(typer.main.get_command(cli.app), []):
-        shown = re.findall(r"^\s*tinyperceiver (.*)$", command.help, re.MULTILINE)
+    for path, command in commands_of(typer.main.get_command(cli.app)):
+        text = re.sub(r"\\\n\s*", "", command.help)
+        shown = re.findall(r"^\s*tinyperceiver (.*)$", text, re.MULTILINE)
         assert shown, f"{path} shows no example"
         for line in shown:
             words = shlex.split(line)
-            assert words[: len(path)] == path
+            assert tuple(words[: len(path)]) == path
             assert command.make_context(path[-1], words[len(path) :]).params
             examples.append(line)
     assert len(examples) >= 8

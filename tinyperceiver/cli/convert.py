@@ -24,7 +24,9 @@ def convert(
         str | None, typer.Option(help="Upload the result under this model id, too.")
     ] = None,
 ) -> None:
-    """Convert a training checkpoint of perceiver-io into a folder that --checkpoint takes.
+    """Convert a perceiver-io training checkpoint.
+
+    The result is a folder that --checkpoint takes.
 
     \b
     tinyperceiver convert "epoch=027-val_loss=1.944.ckpt" -o released

@@ -1,21 +1,17 @@
 """`tinyperceiver evaluate`: nats per token on held-out music."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tinyperceiver.cli.options import Model
 from tinyperceiver.cli.refusals import CommandError
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="'tiny', which is shipped; a folder; or a model id on the hub.",
-            show_default=False,
-        ),
-    ],
+    model: Model,
     data: Annotated[
         Path,
         typer.Argument(
@@ -48,10 +44,11 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure how well a model predicts held-out music, in nats per token.
+    """Measure how well a model predicts music.
 
-    Fewer nats are better. Two models can be compared if they are measured on
-    the same windows of the same data.
+    The result is in nats per token, on music that was held out of the training.
+    Fewer nats are better. Two models can be compared if they are measured on the
+    same windows of the same data.
 
     \b
     tinyperceiver evaluate tiny data/my-midi
@@ -79,7 +76,7 @@ def evaluate(
         num_windows=windows,
         prefix_len=prefix,
         num_latents=num_latents,
-        progress=True,
+        progress=sys.stderr.isatty(),
     )
     spread = "no standard error: all windows are from one piece"
     if found.pieces > 1:

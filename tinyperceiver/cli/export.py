@@ -6,17 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from tinyperceiver.cli.music_files import check_writable
-from tinyperceiver.cli.options import Revision
+from tinyperceiver.cli.options import Model, Revision
 
 
 def export(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            help="'tiny', which is shipped; a folder; or a model id on the hub.",
-            metavar="MODEL",
-        ),
-    ],
+    checkpoint: Model,
     output: Annotated[
         Path, typer.Argument(help="File to write, .onnx.", metavar="OUT")
     ],
@@ -35,13 +29,14 @@ def export(
     ] = False,
     revision: Revision = None,
 ) -> None:
-    """Write a model as one ONNX file, which plays without Python and PyTorch.
+    """Write a model as one ONNX file.
 
-    The page "The model in one file" of the book describes the file.
+    ONNX Runtime plays it without Python and PyTorch. The page "The model in one
+    file" of the book describes the file.
 
     \b
     tinyperceiver export tiny tiny.onnx
-    tinyperceiver export krasserm/perceiver-ar-sam-giant-midi released.onnx --bits 8
+    tinyperceiver export runs/my-midi/best mine.onnx --bits 8
     """
     from tinyperceiver import PerceiverAR, export_onnx
 

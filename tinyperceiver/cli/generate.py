@@ -1,6 +1,8 @@
 """`tinyperceiver generate`: continue a performance."""
 
 import secrets
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,20 +11,45 @@ import typer
 from tinyperceiver.cli.music_files import (
     check_sound,
     check_writable,
-    read_music,
+    numbered,
+    read_piano,
     write_midi,
     write_sound,
 )
-from tinyperceiver.cli.options import Checkpoint, MidiFile, Revision, SoundFont
+from tinyperceiver.cli.options import (
+    MUSIC,
+    Checkpoint,
+    Revision,
+    SoundFont,
+    complete_music,
+)
 from tinyperceiver.cli.refusals import CommandError, refusing
 
 
 def generate(
-    prompt: MidiFile,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"{MUSIC} Without it, the music begins from nothing.",
+            metavar="MIDI",
+            show_default=False,
+            autocompletion=complete_music,
+        ),
+    ] = None,
+    *,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="MIDI file to write.", show_default=False),
     ],
+    takes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Write so many continuations, each with a seed of its own. Their files "
+            "get numbers: -o out.mid writes out-1.mid, out-2.mid and so on.",
+        ),
+    ] = 1,
     wav: Annotated[
         Path | None, typer.Option(help="Write the sound to this file, too.")
     ] = None,
@@ -106,68 +133,127 @@ def generate(
     ] = False,
     soundfont: SoundFont = None,
 ) -> None:
-    """Continue the piano performance in a MIDI file.
+    """Continue a MIDI file, or begin from nothing.
+
+    The model continues a piano performance. Without a MIDI file it begins one
+    itself. If you stop it with Ctrl-C, it writes what it has so far.
 
     \b
     tinyperceiver generate mozart-sonata -o out.mid --wav out.wav --seed 1
-    tinyperceiver generate prompt.mid -o out.mid --temperature 0.9 --max-new-tokens 2000
-    tinyperceiver generate prompt.mid -o out.mid --checkpoint krasserm/perceiver-ar-sam-giant-midi
+    tinyperceiver generate piece.mid -o out.mid --takes 3 --temperature 0.9
+    tinyperceiver generate -o out.mid --grammar
+    tinyperceiver generate piece.mid -o out.mid \\
+        --checkpoint krasserm/perceiver-ar-sam-giant-midi
     """
     import torch
 
     from tinyperceiver import PerceiverAR, decode_midi
     from tinyperceiver.engines.choice import precisions_of
-    from tinyperceiver.generation.arguments import check_prompt, check_sampling
-    from tinyperceiver.music.prompts import decodable, encode_prompt
+    from tinyperceiver.generation.arguments import check_prompt
+    from tinyperceiver.music.prompts import encode_prompt, opening, state_after
 
-    check_writable(output, {".mid", ".midi"})
-    if wav is not None:
-        check_writable(wav, {".wav", ".mp3"})
-        check_sound(soundfont)
-    elif soundfont is not None:
-        raise CommandError("--soundfont has no effect without --wav")
+    outputs, wavs = numbered(output, takes), numbered(wav, takes)
+    _check_files(prompt, outputs, wavs, soundfont)
+    if prompt is None and prompt_tokens is not None:
+        raise CommandError("--prompt-tokens has no effect without a MIDI file")
+    sampling = {}
     if not greedy:
-        with refusing():
-            check_sampling(True, temperature, top_k, top_p, min_p)
-    midi = read_music(prompt)
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+        sampling |= {"top_k": top_k, "min_p": min_p}
+        _check_sampling(sampling)
+    elif takes > 1:
+        raise CommandError("--greedy gives the same music each time: leave out --takes")
+    midi = None if prompt is None else read_piano(prompt)
     model = PerceiverAR.from_pretrained(checkpoint, revision)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokens = encode_prompt(midi, model.config.vocab_size)[:prompt_tokens]
-    if not tokens:
-        raise CommandError(f"{prompt} has no notes to continue")
+    if precision not in (possible := precisions_of(model)):
+        device = model.embedding.weight.device.type
+        raise CommandError(
+            f"--precision {precision} is not for this machine's {device}; choose "
+            f"{' or '.join(possible)}"
+        )
+    if midi is None:
+        tokens = opening(model.config.vocab_size)
+    else:
+        tokens = encode_prompt(midi, model.config.vocab_size)[:prompt_tokens]
+        if not tokens:
+            raise CommandError(f"{prompt} has no notes to continue")
 
     # The model reads the end of a prompt that is longer than its window.
     num_latents = num_latents or min(64, model.config.max_latents)
     read = tokens[-min(len(tokens), model.config.max_prefix_len + num_latents) :]
     with refusing():
         check_prompt(model, torch.tensor([read]), num_latents, None)
-    if precision not in (possible := precisions_of(model)):
-        raise CommandError(
-            f"--precision {precision} is not for this machine's "
-            f"{model.embedding.weight.device.type}: choose {' or '.join(possible)}"
+    heard = state_after(tokens) if only_new else tokens
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    for take, (path, sound) in enumerate(zip(outputs, wavs, strict=True)):
+        chance = "" if greedy else f", seed {seed + take}"
+        if not greedy:
+            sampling["generator"] = torch.Generator().manual_seed(seed + take)
+        stream = model.stream(
+            read,
+            max_new_tokens=max_new_tokens,
+            num_latents=num_latents,
+            grammar=grammar,
+            window=window,
+            precision=precision,
+            **sampling,
         )
-    sampling = {}
-    if not greedy:
-        seed = secrets.randbelow(2**32) if seed is None else seed
-        generator = torch.Generator().manual_seed(seed)
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
-        sampling |= {"top_k": top_k, "min_p": min_p, "generator": generator}
-    output_tokens = model.generate(
-        torch.tensor([read]),
-        max_new_tokens=max_new_tokens,
-        num_latents=num_latents,
-        grammar=grammar,
-        window=window,
-        precision=precision,
-        progress=True,
-        **sampling,
-    )
-    new = output_tokens[0, len(read) :].tolist()
-    music = decode_midi(decodable(tokens, new) if only_new else tokens + new)
-    write_midi(output, music)
-    if wav is not None:
-        write_sound(wav, music, soundfont)
-    chance = "" if greedy else f", seed {seed}"
-    print(
-        f"{output}: {music.get_end_time():.1f} s, {max_new_tokens} new tokens{chance}"
-    )
+        new, is_stopped = _collect(stream, max_new_tokens)
+        music = decode_midi(heard + new)
+        write_midi(path, music)
+        if sound is not None and not is_stopped:
+            write_sound(sound, music, soundfont)
+        print(f"{path}: {music.get_end_time():.1f} s, {len(new)} new tokens{chance}")
+        if is_stopped:
+            print(
+                f"stopped after {len(new)} of {max_new_tokens} tokens", file=sys.stderr
+            )
+            raise typer.Exit(130)
+
+
+def _check_files(
+    prompt: str | None,
+    outputs: list[Path],
+    wavs: list[Path | None],
+    soundfont: Path | None,
+) -> None:
+    """Before the work, not after it: can everything be written?"""
+    for path in outputs:
+        check_writable(path, {".mid", ".midi"})
+        if prompt is not None and path.exists() and path.samefile(Path(prompt)):
+            raise CommandError(
+                f"{path} is the file to continue, and would be overwritten: give --output "
+                f"another name"
+            )
+    for path in filter(None, wavs):
+        check_writable(path, {".wav", ".mp3"})
+    if wavs[0] is not None:
+        check_sound(soundfont)
+    elif soundfont is not None:
+        raise CommandError("--soundfont has no effect without --wav")
+
+
+def _check_sampling(sampling: dict) -> None:
+    from tinyperceiver.generation.arguments import check_sampling
+
+    if sampling["temperature"] == 0:
+        raise CommandError(
+            "--temperature must be above 0; to take the likeliest token each time, give "
+            "--greedy"
+        )
+    with refusing():
+        check_sampling(**sampling)
+
+
+def _collect(stream: Iterator[int], count: int) -> tuple[list[int], bool]:
+    """The tokens of a stream, with a bar in a terminal, and whether Ctrl-C stopped it."""
+    from tqdm import tqdm
+
+    new = []
+    try:
+        for token in tqdm(stream, total=count, unit=" tokens", disable=None):
+            new.append(token)
+    except KeyboardInterrupt:
+        return new, True
+    return new, False

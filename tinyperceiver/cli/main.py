@@ -1,6 +1,7 @@
 """The command line: `tinyperceiver COMMAND`; `tinyperceiver --help` lists the commands."""
 
 import errno
+import io
 import sys
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from tinyperceiver.cli.convert import convert
 from tinyperceiver.cli.evaluate import evaluate
 from tinyperceiver.cli.export import export
 from tinyperceiver.cli.generate import generate
+from tinyperceiver.cli.options import SHIPPED_PIECES
 from tinyperceiver.cli.prepare import folder, giantmidi
 from tinyperceiver.cli.render import render
 from tinyperceiver.cli.train import train
@@ -21,14 +23,18 @@ app = typer.Typer(
     name="tinyperceiver",
     help="Continue piano music with a Perceiver AR, and hear it.",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,  # its tables cut the names of options in narrow terminals
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 prepare = typer.Typer(
-    help="Turn MIDI files into tokens to train on.", no_args_is_help=True
+    help="Turn MIDI files into tokens to train on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-for command in (generate, render, convert, export):
+for command in (generate, render):
+    app.command(epilog=SHIPPED_PIECES)(command)
+for command in (convert, export):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 for command in (giantmidi, folder):
@@ -67,6 +73,9 @@ def main() -> None:
     errors, and files that cannot be read or written. Any other exception is a mistake in
     the program, and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file may be any bytes, also some that cannot be printed.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except TinyperceiverError as error:

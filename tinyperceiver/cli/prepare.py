@@ -48,11 +48,11 @@ def giantmidi(
     become valid. Files that cannot be read are left out, and listed in
     manifest.json with the reason.
 
-    A run that was broken off is gone on with by the next one.
+    If the command is interrupted, run it again: it continues where it stopped.
 
     \b
     tinyperceiver prepare giantmidi
-    tinyperceiver prepare giantmidi --source giantmidi-piano.zip --out data/giantmidi --accept
+    tinyperceiver prepare giantmidi --source giantmidi-piano.zip --accept
     """
     from tinyperceiver import prepare_giantmidi
     from tinyperceiver.dataset.prepare import GIANTMIDI_URL
@@ -64,7 +64,6 @@ def giantmidi(
         accept=accept,
         dask=dask,
         sha256=sha256,
-        progress=True,
     )
     _print_prepared(out, manifest)
 
@@ -103,7 +102,7 @@ def folder(
 
     source = source.expanduser()
     out = out or Path("data") / source.resolve().name.removesuffix(".zip")
-    manifest = prepare_folder(source, out, workers=workers, progress=True)
+    manifest = prepare_folder(source, out, workers=workers)
     _print_prepared(out, manifest)
     print(
         f"to fine-tune the shipped model: tinyperceiver train --from tiny --data {out}"
@@ -125,8 +124,6 @@ def _print_prepared(out: Path, manifest: dict) -> None:
         print("there are few recordings: the last fifth of each is held out")
     skipped = manifest["skipped"]
     for piece in skipped[:10]:
-        # A name in a folder may be any bytes.
-        name = piece["name"].encode("utf-8", "backslashreplace").decode()
-        print(f"left out: {name}: {piece['reason']}")
+        print(f"left out: {piece['name']}: {piece['reason']}")
     if len(skipped) > 10:
         print(f"and {len(skipped) - 10:,} more, see {out / 'manifest.json'}")

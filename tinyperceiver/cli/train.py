@@ -78,14 +78,16 @@ def train(
         int | None, typer.Option(min=1, help="Pause when this many steps are done.")
     ] = None,
 ) -> None:
-    """Train a Perceiver AR on prepared tokens, or fine-tune one that is trained.
+    """Train a model, or fine-tune a trained one.
+
+    If the command is interrupted, run it again: it continues from its last save.
 
     \b
     tinyperceiver train --from tiny --data data/my-midi
     tinyperceiver train --config tiny --data data/giantmidi
     tinyperceiver train --config released --precision bf16-mixed --devices 2
-    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST -m tinyperceiver \\
-        train --config released --devices 4 --nodes 2
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST \\
+        -m tinyperceiver train --config released --devices 4 --nodes 2
     """
     from dataclasses import replace
 

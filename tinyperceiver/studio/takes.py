@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from tinyperceiver.model.perceiver_ar import PerceiverAR
-from tinyperceiver.music.prompts import decodable
+from tinyperceiver.music.prompts import decodable, state_after
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.music.vocabulary import (
-    NUM_EVENTS,
     STEPS_PER_SECOND,
     TIME_SHIFT,
     VELOCITY,
@@ -63,9 +62,7 @@ def last_seconds(tokens: Sequence[int], seconds: float) -> list[int]:
     first = len(tokens)
     while first and seconds_of(tokens[first:]) < seconds:
         first -= 1
-    before = list(tokens[:first])
-    velocities = [token for token in before if VELOCITY <= token < NUM_EVENTS]
-    return [*(decodable(before, []) or velocities[-1:]), *tokens[first:]]
+    return [*state_after(list(tokens[:first])), *tokens[first:]]
 
 
 @dataclass(frozen=True)
