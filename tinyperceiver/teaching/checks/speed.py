@@ -217,7 +217,7 @@ to_int8.caught |= {
     "cuts off what follows the point": {".round()": ""},
     "changes its sign": {"/ 127": "/ 128", ".to(torch.int8)": ".int().to(torch.int8)"},
     "coarser than it could be": {"/ 127": "/ 100"},
-    "is off by": {"return (": "return (2 * "},
+    "is off by": {"torch.int8), scale": "torch.int8), 1.1 * scale"},
     "a row of zeros gives NaN": {
         "scale.clamp(min=1e-12)": "scale / (scale > 0)",
         ".round()": ".round().nan_to_num()",
