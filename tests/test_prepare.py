@@ -32,6 +32,7 @@ from tinyperceiver import encode_midi, read_midi
 from tinyperceiver.cli import main as cli
 from tinyperceiver.dataset import prepare, sources
 from tinyperceiver.dataset import workers as pool
+from tinyperceiver.dataset.hold_out import hold_out_few_of_many
 from tinyperceiver.dataset.prepare import encode_file, prepare_folder, prepare_giantmidi
 from tinyperceiver.dataset.sources import ArchiveError
 from tinyperceiver.files.whole import alone_in
@@ -496,6 +497,14 @@ def test_a_flat_folder_is_split_by_recording(tmp_path):
     lines = (out / "pieces.tsv").read_text(encoding="utf-8").splitlines()[1:]
     again = {line.split("\t")[1]: line.split("\t")[0] for line in lines}
     assert {name: again[name] for name in split_of} == split_of
+
+
+@pytest.mark.parametrize("name", ["performance.mid", "prelude-001.mid", "Bach, prelude-001.mid"])
+def test_a_name_of_eleven_letters_is_no_id(name):
+    """Of 200 folders that each hold one, all were of one recording, and none was held out."""
+    rows = [{"name": f"{i}/{name}", "sha256": f"{i}", "tokens": 10} for i in range(200)]
+    held_out = [name for name, tokens in hold_out_few_of_many(rows).items() if tokens]
+    assert 1 <= len(held_out) <= 20
 
 
 def test_a_small_flat_folder_has_something_to_validate_with(tmp_path):

@@ -26,8 +26,11 @@ VALID_SHARE = 0.02
 OWN_SHARE, OWN_LEAST, FEW, END_SHARE = 0.1, 2, 10, 0.2
 # A recording that is held out should have this many tokens, so that a window fits in it.
 LONG_ENOUGH = 1025
-# At the end of a file's name, in the original release.
-YOUTUBE_ID = re.compile(r"(?:^|, )([\w-]{11})\.midi?$", re.IGNORECASE | re.ASCII)
+# At the end of names as the original release has them: Surname, First name, Title, id. A
+# name of eleven letters alone, such as performance.mid, says nothing.
+YOUTUBE_ID = re.compile(
+    r"[^,]+, [^,]*, .+, ([\w-]{11})\.midi?", re.IGNORECASE | re.ASCII
+)
 
 # A row of pieces.tsv, with the hash of the tokens.
 Row = dict[str, str | int]
@@ -61,7 +64,7 @@ def _recordings(
 
     for row in rows:
         marks = [root_of(f"bytes {row[same]}")]
-        if has_ids and (found := YOUTUBE_ID.search(row["name"].split("/")[-1])):
+        if has_ids and (found := YOUTUBE_ID.fullmatch(row["name"].split("/")[-1])):
             marks.append(root_of(f"id {found[1]}"))
         # The larger stands for both: an id if there is one, in whatever order they come.
         parent[min(marks)] = max(marks)

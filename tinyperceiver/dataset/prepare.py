@@ -101,7 +101,8 @@ def prepare_giantmidi(
 
     With train/ and valid/ in it, a zip or folder is split as it stands. Otherwise 2 %
     of the recordings become `valid`, chosen by a hash. Files are of one recording if
-    they share all bytes, or the YouTube id at the end of their names.
+    they share all bytes, or the YouTube id in names as GiantMIDI-Piano gives them:
+    `Surname, First name, Title, YouTube-id.mid`.
 
     The next run goes on from where one was killed, and ends in the same bytes, as does
     any number of workers. A file on which a process dies twice, or that takes too long,
