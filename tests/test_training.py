@@ -580,9 +580,16 @@ def test_a_configuration_survives_json(config):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"learning_rate": 0}, "learning_rate must be positive, not 0"),
+        ({"learning_rate": 0}, "learning_rate must be a positive number, not 0"),
+        ({"learning_rate": math.inf}, "learning_rate must be a positive number, not inf"),
+        ({"max_norm": math.nan}, "max_norm must be a positive number, not nan"),
+        ({"weight_decay": math.inf}, "weight_decay must be a number >= 0, not inf"),
+        ({"seed": 1.5}, "seed must be a whole number >= 0, not 1.5"),
+        ({"transpose": 2.5}, "transpose must be a whole number >= 0, not 2.5"),
+        ({"warmup_steps": 0.5}, "warmup_steps must be a whole number >= 0, not 0.5"),
+        ({"save_every": True}, "save_every must be a whole number >= 1, not True"),
         ({"save_every": 2.5}, "save_every must be a whole number >= 1, not 2.5"),
-        ({"seed": -1}, "seed must be 0 or more, not -1"),
+        ({"seed": -1}, "seed must be a whole number >= 0, not -1"),
         ({"stretch": 1.0}, "stretch must be less than 1"),
         ({"precision": "8"}, "precision must be one of 32-true, bf16-mixed, 16-mixed, not '8'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, not 'sgd'"),
@@ -595,6 +602,7 @@ def test_a_configuration_survives_json(config):
         ({"optimizer": "muon", "precision": "16-mixed"}, "muon does not work with .* 16-mixed"),
         ({"stages": ()}, "at least one stage"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
+        ({"betas": ("a", "b")}, "betas must be two numbers"),
     ],
 )
 def test_a_field_out_of_range_is_named(change, message):
@@ -625,8 +633,8 @@ def test_a_stage_that_the_model_cannot_take_is_named(change, message):
         ({"stages": 3}, "stages must be a list, not 3"),
         ({"stages": [{"steps": 1}]}, r"stages\[0\] lacks fields: batch_size, max_prefix_len"),
         ({"nonsense": 1}, "the configuration has unknown fields: nonsense"),
-        ({"seed": "x"}, "seed must be 0 or more, not 'x'"),
-        ({"learning_rate": "fast"}, "learning_rate must be positive, not 'fast'"),
+        ({"seed": "x"}, "seed must be a whole number >= 0, not 'x'"),
+        ({"learning_rate": "fast"}, "learning_rate must be a positive number, not 'fast'"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(change, message):

@@ -56,19 +56,19 @@ class TrainingConfig:
     save_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "max_norm")
-        counts = ("validate_every", "num_windows", "save_every")
-        for name in positive + counts:
-            value = getattr(self, name)
-            types = int if name in counts else (int, float)
-            if not isinstance(value, types) or not value > 0:
-                kind = "a whole number >= 1" if name in counts else "positive"
-                raise ValueError(f"{name} must be {kind}, not {value!r}")
-        for name in ("warmup_steps", "weight_decay", "transpose", "stretch", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {value!r}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        for name in ("learning_rate", "max_norm"):
+            if not (_is_number(value := getattr(self, name)) and value > 0):
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        for name in ("weight_decay", "stretch"):
+            if not (_is_number(value := getattr(self, name)) and value >= 0):
+                raise ValueError(f"{name} must be a number >= 0, not {value!r}")
+        for name in ("validate_every", "num_windows", "save_every"):
+            _check_whole(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "transpose", "seed"):
+            _check_whole(name, getattr(self, name), 0)
+        if len(self.betas) != 2 or not all(
+            _is_number(beta) and 0 <= beta < 1 for beta in self.betas
+        ):
             raise ValueError(f"betas must be two numbers in 0 ... 1, not {self.betas}")
         if self.stretch >= 1:
             raise ValueError(f"stretch must be less than 1, not {self.stretch}")
@@ -83,7 +83,7 @@ class TrainingConfig:
                     f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}"
                 )
         fraction = self.decay_fraction
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        if not (_is_number(fraction) and 0 < fraction <= 1):
             raise ValueError(
                 f"decay_fraction must be above 0 and at most 1, not {self.decay_fraction}"
             )
@@ -102,11 +102,7 @@ class TrainingConfig:
         for i, stage in enumerate(self.stages):
             for name, value in vars(stage).items():
                 least = 0 if name == "max_prefix_len" else 1
-                if not isinstance(value, int) or value < least:
-                    raise ValueError(
-                        f"stages[{i}].{name} must be a whole number >= {least}, not "
-                        f"{value!r}"
-                    )
+                _check_whole(f"stages[{i}].{name}", value, least)
             for name, most in (
                 ("num_latents", self.model.max_latents),
                 ("max_prefix_len", self.model.max_prefix_len),
@@ -155,6 +151,16 @@ class TrainingConfig:
             return cls(**settings)
         except TypeError as error:
             raise ValueError(f"this is no training configuration: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not (_is_number(value) and isinstance(value, int) and value >= least):
+        raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
 
 
 def _fields_of(kind: type, settings: object, what: str) -> dict:
