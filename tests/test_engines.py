@@ -9,11 +9,13 @@ from conftest import REFERENCE
 from models import left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tinyperceiver.checkpoints.pretrained import from_pretrained
 from tinyperceiver.engines.choice import make_decoder, precisions_of
 from tinyperceiver.engines.onnx_engine import OnnxDecoder
 from tinyperceiver.engines.torch_engine import GPU_PRECISIONS, TorchDecoder
+from tinyperceiver.generation.sampling import choose_tokens
 from tinyperceiver.model.config import PRESETS
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.pieces import load_piece
@@ -112,6 +114,45 @@ def test_a_step_costs_the_same_however_long_it_plays(counts):
     assert made[15] == made[309]  # all rings are full
     assert sum(made[309].values()) > 50
     assert made[6] != made[15]  # it does see shapes: the rings were still filling
+
+
+class OneDevice(TorchDispatchMode):
+    """A device without values, meta, on which nothing from the CPU may be read.
+
+    Some devices read what lies on the CPU, and hide that others, such as MPS, do not.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default):
+            return 3
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        is_transfer = function is torch.ops.aten.copy_.default
+        assert is_transfer or len(devices) < 2, f"{function} reads from {devices}"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("has_padding", [False, True])
+def test_all_is_on_the_models_device(has_padding):
+    model = small_model(vocab_size=400, post_attention_dropout=0.1).to("meta")
+    tokens = torch.zeros(2, 8, dtype=torch.long, device="meta")
+    pads = torch.zeros(2, 8, dtype=torch.bool, device="meta") if has_padding else None
+    with OneDevice():
+        logits = [model(tokens, 5, pads)[:, -1], model.train()(tokens, 5, pads)[:, -1]]
+        with torch.no_grad():
+            cache = model.eval().make_cache()
+            model(tokens, 5, pads, cache=cache)
+            logits.append(model(tokens[:, :1], 0, cache=cache)[:, -1])
+        for precision in GPU_PRECISIONS:
+            for is_static in (False, True):
+                options = {"precision": precision, "is_static": is_static}
+                decoder = TorchDecoder(model, batch_size=2, **options)
+                logits += [decoder.read(tokens, 5, pads), decoder.step(tokens[:, 0])]
+        allowed = torch.ones(2, 400, dtype=torch.bool, device="meta")
+        options = {"top_k": 9, "top_p": 0.9, "min_p": 0.1, "allowed": allowed}
+        drawn = choose_tokens(logits[0], do_sample=True, **options)
+    assert {each.shape for each in logits} == {(2, 400)} and drawn.shape == (2,)
+    assert {each.device.type for each in (*logits, drawn)} == {"meta"}
 
 
 def test_short_runs_take_little_room():
