@@ -69,7 +69,7 @@ def test_an_entry_says_where_its_code_is_and_what_its_fields_mean():
     assert entry.startswith(".. autoclass:: tinyperceiver.music.pieces.Piece\n")
     assert ":doc:`chapter 7 </07_decoder>`, *A layer*" in entry
     entry = reference_pages.entry("PerceiverConfig", "model.config", "tinyperceiver", [])
-    assert "   :members: max_prefix_len, num_rotary_layers\n" in entry
+    assert "   :members: max_prefix_len, padding, num_rotary_layers\n" in entry
     assert "   :param num_channels: D" in entry
     entry = reference_pages.entry("PRESETS", "model.config", "tinyperceiver", [])
     assert entry.startswith(".. py:data:: PRESETS\n   :module: tinyperceiver\n\n   Name -> shape.")

@@ -17,6 +17,7 @@ from tinyperceiver.dataset.windows import (
     targets_without_replacement,
     transform,
 )
+from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.music.vocabulary import PAD, TIME_SHIFT
 
@@ -107,6 +108,15 @@ def test_rows_are_windows_of_one_piece_with_their_targets(data):
             assert data[piece][start : start + len(whole)].tolist() == whole
             if pads or count < 8:
                 assert start == 0 and len(whole) == data.lengths[piece], "all of a short one"
+
+
+def test_padding_is_in_the_vocabulary_of_the_model(tmp_path):
+    """A vocabulary without padding has 388 tokens, 0 to 387: its table has no row 388."""
+    data = write(tmp_path / "x.bin", [[5, 6, 7]])
+    for vocab_size, padding in ((390, PAD), (389, PAD), (388, 387), (40, 39)):
+        config = PerceiverConfig(vocab_size=vocab_size)
+        batch = Windows(data, 4, 0, padding=config.padding)[0, range(1)]
+        assert batch.tokens.tolist() == [[5, 6, padding, padding]]
 
 
 def test_short_pieces_are_filled_on_the_right_and_ignored(tmp_path):

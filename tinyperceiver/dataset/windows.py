@@ -76,6 +76,7 @@ class Windows(Dataset):
         num_latents: l.
         max_prefix_len: longest prefix m.
         seed: another seed draws other windows.
+        padding: the token id that stands at padding, in the model's vocabulary.
         transpose: most semitones by which a window is moved up or down. One that
             would leave the piano's keys is moved less.
         stretch: most by which its time is stretched or shortened: 0.05 for 5 %.
@@ -93,6 +94,7 @@ class Windows(Dataset):
         max_prefix_len: int,
         *,
         seed: int = 0,
+        padding: int = PAD,
         transpose: int = 0,
         stretch: float = 0.0,
         targets: list[np.ndarray] | None = None,
@@ -102,6 +104,7 @@ class Windows(Dataset):
         self.num_latents = num_latents
         self.max_prefix_len = max_prefix_len
         self.seed = seed
+        self.padding = padding
         self.transpose = transpose
         self.stretch = stretch
         self.targets = targets
@@ -113,7 +116,7 @@ class Windows(Dataset):
         # How many windows of n tokens and the next one fit: at least one, padded.
         places = np.where(self.data.lengths > 1, self.data.lengths - n, 0)
         places = np.cumsum(np.where(self.data.lengths > 1, places.clip(min=1), 0))
-        tokens = np.full((len(rows), n), PAD)
+        tokens = np.full((len(rows), n), self.padding)
         targets = np.full((len(rows), self.num_latents), IGNORED)
         num_pads = np.zeros(len(rows), dtype=np.int64)
         for i, row in enumerate(rows):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from tinyperceiver.model.perceiver_ar import PerceiverAR
-from tinyperceiver.music.vocabulary import PAD
 
 __all__ = [
     "GenerateOptions",
@@ -89,10 +88,10 @@ def check_list(prompts: Sequence) -> list[Tensor]:
     return rows
 
 
-def pad_left(rows: list[Tensor], vocab_size: int) -> tuple[Tensor, Tensor | None]:
+def pad_left(rows: list[Tensor], padding: int) -> tuple[Tensor, Tensor | None]:
     """Rows of different lengths as one prompt, (B, n), and where it is padding."""
     n = max(map(len, rows))
-    prompt = torch.full((len(rows), n), min(PAD, vocab_size - 1), dtype=torch.long)
+    prompt = torch.full((len(rows), n), padding, dtype=torch.long)
     pad_mask = torch.ones(len(rows), n, dtype=torch.bool)
     for i, row in enumerate(rows):
         prompt[i, n - len(row) :] = row

@@ -24,7 +24,7 @@ from tinyperceiver.generation.arguments import (
 from tinyperceiver.generation.grammar import Grammar
 from tinyperceiver.generation.sampling import choose_tokens
 from tinyperceiver.model.perceiver_ar import PerceiverAR
-from tinyperceiver.music.vocabulary import PAD, STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
+from tinyperceiver.music.vocabulary import STEPS_PER_SECOND, TIME_SHIFT, VELOCITY
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,7 +113,7 @@ def generate(
         if pad_mask is not None:
             raise ValueError("a list of prompts needs no pad_mask")
         rows = prompt = check_list(prompt)
-        prompt, pad_mask = pad_left(rows, model.config.vocab_size)
+        prompt, pad_mask = pad_left(rows, model.config.padding)
     run = _Run(
         model=model,
         prompt=prompt,
@@ -279,7 +279,7 @@ class _Run:
         is_done, time = [self.max_seconds == 0] * B, [0] * B  # in steps
         end = float("inf") if self.max_seconds is None else self.max_seconds
         end = end * STEPS_PER_SECOND - 1e-6  # 1.1 * 100 is more than 110
-        padding = min(PAD, self.model.config.vocab_size - 1)
+        padding = self.model.config.padding
         while not all(is_done) and max(self.lengths) != self.max_new_tokens:
             token = self._choose()  # (B,)
             chosen = [None] * B

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tinyperceiver.music.vocabulary import PAD
+
 __all__ = ["PRESETS", "PerceiverConfig"]
 
 
@@ -57,6 +59,11 @@ class PerceiverConfig:
     def max_prefix_len(self) -> int:
         """Length of the longest prefix m, in tokens."""
         return self.max_seq_len - self.max_latents
+
+    @property
+    def padding(self) -> int:
+        """Token id that stands at padding: 388, or the last of a smaller vocabulary."""
+        return min(PAD, self.vocab_size - 1)
 
     @property
     def num_rotary_layers(self) -> int:

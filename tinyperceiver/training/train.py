@@ -169,6 +169,7 @@ def _batches(
             stage.num_latents,
             stage.max_prefix_len,
             seed=config.seed,
+            padding=config.model.padding,
             transpose=config.transpose,
             stretch=config.stretch,
             targets=targets,
@@ -201,7 +202,13 @@ def _validate(
     fixed = fixed_windows(
         data, config.num_windows, stage.max_prefix_len, stage.num_latents
     )
-    drawn = Windows(data, stage.num_latents, stage.max_prefix_len, seed=config.seed)
+    drawn = Windows(
+        data,
+        stage.num_latents,
+        stage.max_prefix_len,
+        seed=config.seed,
+        padding=config.model.padding,
+    )
     model.eval()
     held_out, held_out_random = (
         nats_per_token(model, fabric.to_device(batch), rows_at_once)
