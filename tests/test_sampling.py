@@ -85,10 +85,13 @@ def test_min_p_is_applied_to_the_tempered_distribution():
 def faults(tokens: list[int]) -> list[str]:
     """What is unplayable in a sequence that began in silence; written apart from the package."""
     down, when, time, last, found = set(), {}, 0, 0, []
+    velocity = 0
     for place, token in enumerate(tokens):
         if token < 128:
             if token in down:
                 found.append(f"{place}: key {token} struck twice")
+            if velocity == 0:
+                found.append(f"{place}: key {token} struck without a sound")
             down.add(token)
             when[token], last = time, time
         elif token < 256:
@@ -102,7 +105,9 @@ def faults(tokens: list[int]) -> list[str]:
             time += token - 255
             if time - last > 1000:
                 found.append(f"{place}: silence")
-        elif token > 387:
+        elif token < 388:
+            velocity = 4 * (token - 356)
+        else:
             found.append(f"{place}: {token} is no event")
         if place and tokens[place - 1] >= 356 and token >= 128:
             found.append(f"{place}: velocity of nothing")
@@ -118,6 +123,8 @@ def test_the_checker_finds_faults():
         ([60, 188], "released as it was struck"),
         ([60] + [wait] * 11, "silence"),
         ([velocity, wait], "velocity of nothing"),
+        ([60], "without a sound"),
+        ([velocity, 60, wait, 188, 356, 60], "without a sound"),
         ([388], "no event"),
     ]:
         assert fault in " ".join(faults(tokens))
@@ -137,22 +144,45 @@ def test_a_random_model_writes_only_what_can_be_played(model):
 
 
 def test_greedy_decoding_obeys_the_grammar_too(model):
-    output = model.generate(random_tokens(8, 1) % 128, max_new_tokens=500, grammar=True)
+    velocity, key = torch.full((8, 1), 370), random_tokens(8, 1) % 128
+    prompt = torch.cat((velocity, key), dim=1)
+    output = model.generate(prompt, max_new_tokens=500, grammar=True)
     assert [faults(row) for row in output.tolist()] == [[]] * 8
 
 
 def test_the_grammar_follows_what_the_prompt_left():
     grammar = Grammar()
-    grammar.read(0, [60, 60, 256, 190, 62])  # twice struck, and a release of nothing: no matter
+    grammar.read(
+        0, [370, 60, 60, 256, 190, 62]
+    )  # twice struck, and a release of nothing: no matter
     allowed = grammar.allowed[0]
     assert not allowed[60] and allowed[188]  # down since before the shift
     assert not allowed[62] and not allowed[190]  # struck in this instant
     assert allowed[64] and not allowed[192]
-    assert allowed[256:388].all() and not allowed[388:].any()
+    assert allowed[256:356].all() and allowed[357:388].all() and not allowed[388:].any()
     grammar.read(0, [370])
     assert np.flatnonzero(grammar.allowed[0]).tolist() == [
         k for k in range(128) if k not in (60, 62)
     ]
+
+
+def allowed_after(*tokens: int) -> list[int]:
+    grammar = Grammar(1, 390)
+    grammar.read(0, tokens)
+    return np.flatnonzero(grammar.allowed[0]).tolist()
+
+
+def test_every_stroke_sounds():
+    """Token 356 decodes to velocity 0, which MIDI reads as a release; so does none at all."""
+    keys, waits, velocities = (list(range(*ends)) for ends in ((128,), (256, 356), (357, 388)))
+    assert allowed_after() == waits + velocities
+    assert allowed_after(357) == keys
+    assert allowed_after(256) == waits + velocities, "before any velocity"
+    assert allowed_after(370, 356) == waits + velocities, "a prompt may hold it"
+    assert allowed_after(356, 357) == keys
+    # After a first token 389 it decodes to 2.
+    assert allowed_after(389) == [*waits, 356, *velocities]
+    assert allowed_after(389, 356) == keys
 
 
 def test_silence_is_bounded_to_the_step():
