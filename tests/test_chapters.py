@@ -39,8 +39,8 @@ BUILT = [
 # exported graph, chapter 13 shows the graph, not how its file is checked and written.
 SHOWN = {
     "engines.onnx_graph": "BITS HIDDEN BLOCK OPSET IR_VERSION SMALL Graph round_blocks",
-    "generation.arguments": "Randomness check_sampling check_whole check_list pad_left "
-    "check_prompt",
+    "generation.arguments": "Randomness check_sampling check_whole check_tokens "
+    "check_list pad_left check_prompt",
     "training.config": "learning_rate_at",
     "training.step": "make_optimizers sum_of_losses nats_per_token Progress training_step",
     "training.train": "train",

@@ -163,3 +163,34 @@ def test_what_is_imported_is_declared():
     imported.discard("ipywidgets")  # of the extra "book"
     packages = {"fluidsynth": "pyfluidsynth", "lightning_fabric": "lightning-fabric"}
     assert {packages.get(name, name) for name in imported} <= declared
+
+
+MUSIC = {
+    "encode_midi": tinyperceiver.encode_midi,
+    "encode_performance": tinyperceiver.encode_performance,
+    "render": tinyperceiver.render,
+    "play": tinyperceiver.play,
+    "piano_roll": tinyperceiver.piano_roll,
+    "wav_bytes": tinyperceiver.wav_bytes,
+    "mp3_bytes": tinyperceiver.mp3_bytes,
+}
+
+
+@pytest.mark.parametrize("path", ["piece.mid", Path("piece.mid")])
+@pytest.mark.parametrize("name", MUSIC)
+def test_a_path_in_place_of_music_is_refused_with_the_remedy(name, path):
+    with pytest.raises(TypeError, match=r"not a path: pass read_midi\('piece.mid'\)"):
+        MUSIC[name](path)
+
+
+def test_music_in_place_of_tokens_is_refused_with_the_remedy():
+    model = tinyperceiver.PerceiverAR.from_pretrained("tiny")
+    piece = tinyperceiver.load_piece("bach-prelude")
+    for prompt in ("piece.mid", Path("piece.mid"), piece, [piece], ["piece.mid"]):
+        with pytest.raises(TypeError, match=r"token ids, .* encode_midi\(read_midi\(path\)\)"):
+            model.generate(prompt, max_new_tokens=1)
+    for prompt in ("piece.mid", Path("piece.mid"), piece):
+        with pytest.raises(TypeError, match=r"token ids, .* encode_midi\(read_midi\(path\)\)"):
+            model.stream(prompt)
+    with pytest.raises(TypeError, match=r"pass read_midi\('piece.mid'\)"):
+        tinyperceiver.pipeline("symbolic-audio-generation", model)("piece.mid", max_new_tokens=1)

@@ -1,5 +1,6 @@
 """The arguments of `generate`, checked before any work is done."""
 
+import os
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_list",
     "check_prompt",
     "check_sampling",
+    "check_tokens",
     "check_whole",
     "pad_left",
 ]
@@ -74,8 +76,24 @@ def check_whole(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
+def check_tokens(prompt: object) -> None:
+    """Refuse music and paths, of which tokens must be made first.
+
+    Raises:
+        TypeError: says how.
+    """
+    if isinstance(prompt, (str, os.PathLike)) or hasattr(prompt, "instruments"):
+        raise TypeError(
+            f"a prompt must hold token ids, not {type(prompt).__name__}: make them by "
+            "encode_midi, of a file by encode_midi(read_midi(path))"
+        )
+
+
 def check_list(prompts: Sequence) -> list[Tensor]:
     """Return a list of prompts as tensors; refuse what cannot be one."""
+    check_tokens(prompts)
+    for prompt in prompts:
+        check_tokens(prompt)
     rows = [torch.as_tensor(prompt) for prompt in prompts]
     if not rows or any(row.ndim != 1 or not len(row) for row in rows):
         raise ValueError(

@@ -18,6 +18,7 @@ from tinyperceiver.generation.arguments import (
     check_list,
     check_prompt,
     check_sampling,
+    check_tokens,
     check_whole,
     pad_left,
 )
@@ -107,6 +108,7 @@ def generate(
 
     Raises:
         ValueError: an argument is out of range; the message says what would do.
+        TypeError: the prompt is music, or a path, and not token ids.
     """
     rows = None
     if not isinstance(prompt, Tensor):
@@ -168,11 +170,12 @@ def stream(
 
     Raises:
         ValueError: as `generate`, at the call.
-        TypeError: an option that there is not.
+        TypeError: an option that there is not; or a prompt that is no token ids.
     """
     unknown = options.keys() - (_Run.__dataclass_fields__.keys() - {"pad_mask"})
     if unknown:
         raise TypeError(f"stream has no options {', '.join(sorted(unknown))}")
+    check_tokens(prompt)
     prompt = torch.as_tensor(prompt if len(prompt) else torch.empty(0).long())
     if prompt.ndim == 1:
         prompt = prompt[None]

@@ -15,7 +15,7 @@ from tinyperceiver.files.errors import TinyperceiverError
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
 
-__all__ = ["MidiReadError", "join_notes", "notes_of", "read_midi"]
+__all__ = ["MidiReadError", "instruments_of", "join_notes", "notes_of", "read_midi"]
 
 MAX_BYTES = 4_000_000
 MAX_EVENTS = 500_000  # the longest of GiantMIDI-Piano's 10,855 files has 115,481 notes
@@ -98,6 +98,22 @@ def read_midi(path: str | os.PathLike) -> "PrettyMIDI":
             f"{os.fspath(path)!r} cannot be read as MIDI: {reason}"
         ) from error
     return midi
+
+
+def instruments_of(midi: "PrettyMIDI") -> "list[Instrument]":
+    """The instruments of a performance.
+
+    Raises:
+        TypeError: it is something else, such as the path of a file that was not read.
+    """
+    if hasattr(midi, "instruments"):
+        return midi.instruments
+    if isinstance(midi, (str, os.PathLike)):
+        path = os.fspath(midi)
+        raise TypeError(
+            f"music must be a PrettyMIDI, not a path: pass read_midi({path!r})"
+        )
+    raise TypeError(f"music must be a PrettyMIDI, not {type(midi).__name__}")
 
 
 def notes_of(instrument: "Instrument") -> Notes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyperceiver.music.midi import join_notes
+from tinyperceiver.music.midi import instruments_of, join_notes
 from tinyperceiver.music.pedal import hold_by_pedal, hold_by_peer_pedal
 from tinyperceiver.music.vocabulary import (
     LONGEST_SHIFT,
@@ -65,9 +65,10 @@ def encode_midi(midi: "PrettyMIDI") -> list[int]:
         ValueError: a note or pedal that is not MIDI (pitch or velocity outside 0 ...
             127, a time that is negative or without end), or pedals that repeat the
             notes without bound.
+        TypeError: `midi` is a path, or something else than music.
     """
     parts, room = [], MAX_NOTES
-    for instrument in midi.instruments:
+    for instrument in instruments_of(midi):
         parts.append(hold_by_peer_pedal(instrument, room))
         room -= len(parts[-1][0])
     start, end, pitch, velocity = join_notes(parts)
@@ -220,10 +221,11 @@ def encode_performance(midi: "PrettyMIDI") -> list[int]:
 
     Raises:
         ValueError: a note or pedal that is not MIDI, as in `encode_midi`.
+        TypeError: as by `encode_midi`.
     """
     start, end, pitch, velocity = join_notes(
         hold_by_pedal(instrument)
-        for instrument in midi.instruments
+        for instrument in instruments_of(midi)
         if not instrument.is_drum
     )
     on, off = (

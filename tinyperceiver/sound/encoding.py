@@ -1,6 +1,7 @@
 """Sound as the bytes of a WAV or MP3 file."""
 
 import io
+import os
 import wave
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def mp3_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 22_050) -> by
 
 
 def _to_samples(audio: "PrettyMIDI | np.ndarray", sample_rate: int) -> np.ndarray:
-    if hasattr(audio, "instruments"):
+    if hasattr(audio, "instruments") or isinstance(audio, (str, os.PathLike)):
         return render(audio, sample_rate)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from tinyperceiver.music.midi import instruments_of
 from tinyperceiver.sound.synthesis import pedal_intervals
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def roll_of(midi: "PrettyMIDI", split: float | None) -> Roll:
     """Collect what a piano roll shows: notes, pedal and axes."""
     from pretty_midi import note_number_to_name
 
-    parts = [part for part in midi.instruments if not part.is_drum]
+    parts = [part for part in instruments_of(midi) if not part.is_drum]
     notes = sorted(
         (note.start, note.end, note.pitch, note.velocity)
         for part in parts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyperceiver.files.errors import TinyperceiverError
-from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL
+from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL, instruments_of
 
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
@@ -170,13 +170,14 @@ def render(
         SoundFontError: no such sound font, or it cannot be played.
         ValueError: a bad sample rate.
         SynthesizerNotFoundError: no synthesizer is installed.
+        TypeError: `midi` is a path, or something else than music.
     """
     if sample_rate not in range(8000, 96_001):
         raise ValueError(
             f"sample_rate must be an integer in 8000..96000 Hz, not {sample_rate!r}"
         )
     sample_rate, path = int(sample_rate), _check_soundfont(soundfont)
-    sounding = [(part, _sounding_notes(part)) for part in midi.instruments]
+    sounding = [(part, _sounding_notes(part)) for part in instruments_of(midi)]
     sounding = [(part, notes) for part, notes in sounding if notes]
     if not sounding:
         return np.zeros(0, np.float32)
