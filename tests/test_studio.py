@@ -36,6 +36,8 @@ from tinyperceiver.checkpoints.pretrained import SHIPPED
 from tinyperceiver.engines.choice import precisions_of
 from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.music.vocabulary import PERFORMANCE, TIME_SHIFT, VELOCITY
+from tinyperceiver.sound import synthesis
+from tinyperceiver.sound.synthesis import synthesizer
 from tinyperceiver.studio.panel import LONGEST, studio
 from tinyperceiver.studio.takes import (
     LABELS,
@@ -135,6 +137,32 @@ def test_a_take_is_what_generate_gives(model, panel, changed):
     assert number == 1 and take.title in label and panel.list.value == (1,)
     assert "<audio" in panel.players.value and "playhead" in panel.players.value
     assert "Take 1: 32 tokens" in panel.status.value
+
+
+@pytest.fixture
+def no_synthesizer(monkeypatch):
+    synthesizer.cache_clear()
+    monkeypatch.setattr(synthesis, "find_library", lambda name: None)
+    monkeypatch.delenv("HOMEBREW_PREFIX", raising=False)
+    monkeypatch.setitem(sys.modules, "tinysoundfont", None)
+    yield
+    synthesizer.cache_clear()
+
+
+def test_without_a_synthesizer_takes_are_written_without_sound(no_synthesizer, model):
+    panel = studio(model, {"mozart-sonata": load_piece("mozart-sonata")})
+    assert "no sound: no synthesizer found. Either install" in panel.status.value
+    assert panel.aloud.disabled and not panel.aloud.value
+    panel.knobs["max_new_tokens"].value = 32
+    take = generate(panel)
+    assert len(take.new) == 32
+    assert "Take 1: 32 tokens" in panel.status.value
+    assert "no sound: no synthesizer found" in panel.status.value
+    shown = panel.players.value
+    assert "<svg" in shown and "without sound" in shown and 'download="take-1.mid"' in shown
+    assert "<audio" not in shown and "playhead" not in shown and "take-1.mp3" not in shown
+    panel.wav.click()
+    assert "Error:</b> no synthesizer found" in panel.status.value
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tinyperceiver.sound.encoding import mp3_bytes
 from tinyperceiver.sound.roll import BLUE, Roll, octaves, roll_of
 from tinyperceiver.sound.synthesis import render, synthesizer
@@ -23,6 +25,7 @@ def play(
     *,
     title: str | None = None,
     split: float | None = None,
+    sound: bool = True,
     soundfont: str | os.PathLike[str] | None = None,
     playhead: float | None = None,
     downloads: str | None = None,
@@ -37,6 +40,7 @@ def play(
         title: a line of text above the roll.
         split: when a continuation begins, in seconds: what comes before is orange, as
             prefixes are in the book, and the continuation blue, as latents.
+        sound: False for the piano roll alone, which needs no synthesizer.
         soundfont: as in `render`.
         playhead: where the player starts, in seconds; if given, a line in the piano roll
             follows the sound, and starting one player stops the others, where scripts run.
@@ -51,7 +55,8 @@ def play(
     """
     from IPython.display import HTML
 
-    samples, roll = render(midi, 22_050, soundfont), roll_of(midi, split)
+    roll = roll_of(midi, split)
+    samples = render(midi, 22_050, soundfont) if sound else np.empty(0)
     name = html.escape(title or "Piano music", quote=True)
     parts = [f'<div style="font-weight:600">{name}</div>'] if title else []
     facts = ["nothing to hear: no notes"]
@@ -66,6 +71,9 @@ def play(
         font = html.escape(Path(soundfont).name if soundfont else "TimGM6mb.sf2")
         facts = [f"{len(samples) / 22_050:.1f} s", f"{len(roll.bars)} notes"]
         facts.append(f"sound: {synthesizer()}, {font}")
+    elif roll.bars:
+        parts.append(_svg_roll(roll))
+        facts = [f"{roll.seconds:.1f} s", f"{len(roll.bars)} notes", "without sound"]
     if roll.split is not None:
         style = f"display:inline-block;width:.7em;height:.7em;background:{BLUE}"
         square = f'<span style="{style}"></span>'

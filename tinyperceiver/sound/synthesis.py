@@ -24,6 +24,7 @@ __all__ = [
     "RenderError",
     "SoundFontError",
     "SynthesizerNotFoundError",
+    "has_synthesizer",
     "pedal_intervals",
     "render",
     "synthesizer",
@@ -78,6 +79,15 @@ def synthesizer() -> str:
             "(macOS: `brew install fluid-synth`), with `pip install pyfluidsynth`; or its "
             "fallback, which needs no system library: `pip install --no-deps tinysoundfont`"
         ) from None
+
+
+def has_synthesizer() -> bool:
+    """Whether `render` can make a sound here."""
+    try:
+        synthesizer()
+    except SynthesizerNotFoundError:
+        return False
+    return True
 
 
 class _FluidSynth:

@@ -22,6 +22,7 @@ from tinyperceiver.music.prompts import encode_prompt
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.music.vocabulary import NUM_EVENTS
 from tinyperceiver.sound.encoding import wav_bytes
+from tinyperceiver.sound.synthesis import SynthesizerNotFoundError, synthesizer
 from tinyperceiver.studio.live_sound import LiveSound, base64_of, run_script
 from tinyperceiver.studio.takes import Take, continuation, fitting, seconds_of
 
@@ -93,7 +94,17 @@ class Studio:
                 w.Dropdown, "precision", options=list(precisions_of(self.model))
             ),
         }
-        self.aloud = _labelled(w.Checkbox, "play at once", value=True)
+        self._silence = ""  # why takes have no sound
+        try:
+            synthesizer()
+        except SynthesizerNotFoundError as error:
+            self._silence = f" Takes have no sound: {error}."
+        self.aloud = _labelled(
+            w.Checkbox,
+            "play at once",
+            value=not self._silence,
+            disabled=bool(self._silence),
+        )
         self.generate = w.Button(description="Generate", button_style="primary")
         self.stop = w.Button(description="Stop", disabled=True)
         self.bar = w.IntProgress(min=0, max=1, layout={"width": "12em"})
@@ -131,6 +142,8 @@ class Studio:
         self.generate.on_click(self._guarded(self._start))
         self.stop.on_click(lambda _: self._stop.set())
         self.wav.on_click(self._guarded(self._make_wav))
+        if self._silence:
+            self._say(self._silence)
         describe()
 
     def _ipython_display_(self) -> None:
@@ -284,6 +297,7 @@ class Studio:
         self._say(
             f"{done} {len(self.takes)}: {len(take.new)} tokens, "
             f"{seconds_of(take.new):.1f} s of music, written in {seconds:.1f} s."
+            f"{self._silence}"
         )
 
     def _show(self) -> None:

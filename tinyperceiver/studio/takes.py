@@ -18,6 +18,7 @@ from tinyperceiver.music.vocabulary import (
     VELOCITY,
 )
 from tinyperceiver.sound.player import play
+from tinyperceiver.sound.synthesis import has_synthesizer
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -98,9 +99,12 @@ class Take:
         return f"{self.name}: {', '.join(words)}; {length}"
 
     def player(self, file: str) -> str:
-        """HTML: roll, player with playhead, and links; `file` is the files' name."""
-        start = max(self.split - LEAD_IN, 0)
-        settings = {"split": self.split, "playhead": start, "downloads": file}
+        """HTML: roll, player with playhead, and links; `file` is the files' name.
+
+        Where there is no synthesizer, it is the roll and a link to the MIDI file.
+        """
+        settings = {"split": self.split, "downloads": file, "sound": has_synthesizer()}
+        settings["playhead"] = max(self.split - LEAD_IN, 0)
         return play(self.midi, title=self.title, **settings).data
 
 
