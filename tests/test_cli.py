@@ -659,8 +659,15 @@ def test_fine_tuning_says_what_was_gained_and_how_to_hear_it(music, run):
     code, out, err = run(*command)
     assert code == 0, err
     gain, hear = out.splitlines()[-2:]
-    found = re.fullmatch(r"held out: ([\d.]+) nats per token before, ([\d.]+) after .*", gain)
+    number = r"([\d.]+)"
+    expected = f"held out: {number} nats per token before, {number} after: {number} less"
+    found = re.fullmatch(rf"{expected}, with a standard error of {number} by piece.*", gain)
     assert float(found[2]) < float(found[1])
+    # As `evaluate` measures it.
+    after, error = re.match(
+        rf"{number} .*error {number}", run("evaluate", "runs/mine/best", "mine")[1]
+    ).groups()
+    assert found[2] == after and float(found[4]) < float(error)
     assert hear.startswith("hear it: tinyperceiver generate piece.mid -o out.mid --checkpoint ")
     assert run("generate", "prompt.mid", *hear.split("piece.mid ")[1].split())[0] == 0
     assert notes_of("out.mid")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tinyperceiver
 from tinyperceiver.dataset.prepare import prepare_folder
@@ -17,7 +18,7 @@ from tinyperceiver.model.config import PRESETS, PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training import train as training
 from tinyperceiver.training.devices import make_fabric
-from tinyperceiver.training.evaluate import evaluate, fit_windows
+from tinyperceiver.training.evaluate import Gain, evaluate, fit_windows, measure_gain
 from tinyperceiver.training.finetune import describe_gain, finetuning_config
 from tinyperceiver.training.step import nats_per_token
 from tinyperceiver.training.train import train
@@ -126,25 +127,42 @@ def test_a_small_collection_is_measured_on_what_there_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("measured", "message"),
+    ("before", "difference", "error", "pieces", "message"),
     [
-        ([(0, 2.5), (20, 2.3), (40, 2.31)], "2.500 nats per token before, 2.300 after (step 20"),
-        ([(0, 2.5), (20, 2.6)], "best holds the weights that you started from"),
-        ([(0, 2.5), (20, 2.5)], "best holds the weights that you started from"),
+        (
+            2.5,
+            0.2,
+            0.05,
+            9,
+            "before, 2.300 after: 0.200 less, with a standard error of 0.050 by piece",
+        ),
+        (2.5, 0.2, 0.15, 9, "may be chance, because it is less than two standard errors"),
+        (2.5, 0.2, math.nan, 1, "before, 2.300 after: 0.200 less, on one piece; hold out more"),
+        (2.5, -0.1, 0.01, 9, "not less after (2.600): this run has improved nothing"),
+        (2.5, 0.0, 0.0, 9, "not less after (2.500): this run has improved nothing"),
     ],
 )
-def test_it_says_what_was_gained(tmp_path, measured, message):
-    write_log(tmp_path, [(step, nats, 512) for step, nats in measured])
-    assert message in describe_gain(tmp_path)
+def test_it_says_what_was_gained_and_how_sure_that_is(before, difference, error, pieces, message):
+    said = describe_gain(Gain(before, before - difference, difference, error, pieces))
+    assert said.startswith("held out: 2.500 nats per token before")
+    assert message in said and ("chance" in message) == ("chance" in said)
 
 
-def test_windows_that_grew_are_not_compared(tmp_path):
-    write_log(tmp_path, [(0, 2.5, 512), (20, 2.3, 1024)])
-    message = "start was measured on windows of 512 tokens and the end on 1024"
-    assert message in describe_gain(tmp_path)
-
-
-def write_log(out: Path, measured: list[tuple[int, float, int]]) -> None:
-    lines = [{"step": 1, "loss": 3.0}]
-    lines += [{"step": s, "window": w, "held_out": nats} for s, nats, w in measured]
-    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_the_gain_is_measured_on_pairs_of_windows(tmp_path):
+    """Windows differ much more than the models do: their differences are what is averaged."""
+    rng = np.random.default_rng(0)
+    pieces = [np.append(rng.integers(0, 4 + 60 * i, 300), -1) for i in range(6)]
+    np.concatenate(pieces).astype("<i2").tofile(tmp_path / "valid.bin")
+    valid = TokenFile(tmp_path / "valid.bin")
+    before = PerceiverAR.from_pretrained("tiny")
+    after = PerceiverAR.from_pretrained("tiny")
+    with torch.no_grad():
+        after.norm.weight.mul_(0.9)
+    gain = measure_gain(before, after, valid)
+    one, other = evaluate(before, valid), evaluate(after, valid)
+    assert (gain.before, gain.after) == (one.nats, other.nats)
+    assert gain.difference == pytest.approx(one.nats - other.nats)
+    assert 0 < gain.error < min(one.error, other.error) / 2
+    assert gain.pieces == one.pieces == 6
+    same = measure_gain(before, before, valid)
+    assert (same.difference, same.error) == (0, 0)

@@ -94,6 +94,7 @@ def train(
     from tinyperceiver import PerceiverAR, TokenFile
     from tinyperceiver.training.config import RUNS, TrainingConfig
     from tinyperceiver.training.devices import make_fabric
+    from tinyperceiver.training.evaluate import measure_gain
     from tinyperceiver.training.finetune import describe_gain, finetuning_config
     from tinyperceiver.training.train import train as train_model
 
@@ -165,7 +166,10 @@ def train(
             best = f"{out / 'best'} has the lowest held-out loss"
             print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
             if start is not None:
-                print(describe_gain(out))
+                held_out = TokenFile(data / "valid.bin")
+                both = initial_model, PerceiverAR.from_pretrained(out / "best")
+                both = (each.to(fabric.device) for each in both)
+                print(describe_gain(measure_gain(*both, held_out)))
             print(
                 f"hear it: tinyperceiver generate piece.mid -o out.mid "
                 f"--checkpoint {shlex.quote(str(out / 'best'))}"

@@ -15,7 +15,15 @@ from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training.step import nats_per_token
 
-__all__ = ["Evaluation", "Windowing", "evaluate", "fit_windows", "mean_and_error"]
+__all__ = [
+    "Evaluation",
+    "Gain",
+    "Windowing",
+    "evaluate",
+    "fit_windows",
+    "mean_and_error",
+    "measure_gain",
+]
 
 # Of windows: their number, and the tokens of their prefix and latents, the largest first.
 MOST, FEWEST = 64, 8
@@ -105,11 +113,6 @@ def evaluate(
         DataError: `data` holds tokens that the model does not know, or not so many
             windows.
     """
-    if (highest := data.tokens.max()) >= model.config.vocab_size:
-        raise DataError(
-            f"{data.path} holds token {highest}; the model knows 0 ... "
-            f"{model.config.vocab_size - 1}"
-        )
     windows = fit_windows(
         model.config,
         data,
@@ -117,6 +120,51 @@ def evaluate(
         prefix_len=prefix_len,
         num_latents=num_latents,
     )
+    nats, piece = _measure(model, data, windows, progress)
+    return Evaluation(
+        *mean_and_error(nats, piece), len(nats), len(np.unique(piece)), *windows[1:]
+    )
+
+
+class Gain(NamedTuple):
+    """Held-out nats of two models on the same windows, and what they differ by."""
+
+    before: float  # nats per token
+    after: float
+    difference: float  # before - after
+    error: (
+        float  # standard error of the difference, by piece; NaN if there is one piece
+    )
+    pieces: int
+
+
+def measure_gain(before: PerceiverAR, after: PerceiverAR, data: TokenFile) -> Gain:
+    """Measure two models on the same windows, which both can read.
+
+    Their difference is surer than either: most of what makes one window harder than
+    another is the same for both.
+
+    Raises:
+        DataError: as `evaluate`.
+    """
+    fitting = (fit_windows(model.config, data) for model in (before, after))
+    windows = min(fitting, key=lambda found: found.prefix_len + found.num_latents)
+    first, piece = _measure(before, data, windows)
+    second, _ = _measure(after, data, windows)
+    difference = mean_and_error(first - second, piece)
+    means = float(first.mean()), float(second.mean())
+    return Gain(*means, *difference, len(np.unique(piece)))
+
+
+def _measure(
+    model: PerceiverAR, data: TokenFile, windows: Windowing, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats per token of each window, and the number of its piece: (windows,) each."""
+    if (highest := data.tokens.max()) >= model.config.vocab_size:
+        raise DataError(
+            f"{data.path} holds token {highest}; the model knows 0 ... "
+            f"{model.config.vocab_size - 1}"
+        )
     device = next(model.parameters()).device
     rows = fixed_windows(data, *windows).split(1)
     nats = np.empty(len(rows))
@@ -130,10 +178,7 @@ def evaluate(
             nats[i] = nats_per_token(model, here)
     finally:
         model.train(was_training)
-    piece = fixed_windows(_PieceNumbers(data), *windows).tokens[:, 0].numpy()
-    return Evaluation(
-        *mean_and_error(nats, piece), len(rows), len(np.unique(piece)), *windows[1:]
-    )
+    return nats, fixed_windows(_PieceNumbers(data), *windows).tokens[:, 0].numpy()
 
 
 def mean_and_error(

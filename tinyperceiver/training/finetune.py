@@ -1,14 +1,9 @@
 """Fine-tuning: a short run of training that starts from a trained model."""
 
-import json
-import os
-from pathlib import Path
-
 from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.training.config import Stage, TrainingConfig
-from tinyperceiver.training.evaluate import fit_windows
-from tinyperceiver.training.run_folder import LOG
+from tinyperceiver.training.evaluate import Gain, fit_windows
 
 __all__ = ["describe_gain", "finetuning_config"]
 
@@ -61,23 +56,21 @@ def finetuning_config(
     )
 
 
-def describe_gain(out: str | os.PathLike[str]) -> str:
-    """What a finished run of fine-tuning in the folder `out` has gained, in a sentence."""
-    lines = (Path(out) / LOG).read_text(encoding="utf-8").splitlines()
-    measured = [line for line in map(json.loads, lines) if "held_out" in line]
-    start, last = measured[0], measured[-1]
-    if start["window"] != last["window"]:
+def describe_gain(gain: Gain) -> str:
+    """What fine-tuning has gained on held-out music, in a sentence."""
+    before = f"held out: {gain.before:.3f} nats per token before"
+    if gain.difference <= 0:
         return (
-            f"held out: the start was measured on windows of {start['window']} tokens and "
-            f"the end on {last['window']}, so compare them with `tinyperceiver evaluate`"
+            f"{before}, and not less after ({gain.after:.3f}): this run has improved "
+            f"nothing. More pieces would help"
         )
-    best = min(measured, key=lambda line: line["held_out"])
-    before = f"held out: {start['held_out']:.3f} nats per token before"
-    if best["step"] == 0:
+    less = f"{before}, {gain.after:.3f} after: {gain.difference:.3f} less"
+    if gain.pieces == 1:
+        return f"{less}, on one piece; hold out more to know how sure that is"
+    less = f"{less}, with a standard error of {gain.error:.3f} by piece"
+    if gain.difference < 2 * gain.error:
         return (
-            f"{before}, and never less after: best holds the weights that you started "
-            f"from, so this run has improved nothing. More pieces would help"
+            f"{less}. That may be chance, because it is less than two standard errors: "
+            f"hold out more pieces to know"
         )
-    return (
-        f"{before}, {best['held_out']:.3f} after (step {best['step']}, which is best)"
-    )
+    return less
