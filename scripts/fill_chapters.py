@@ -11,6 +11,7 @@ The package is where code and exercises are edited; chapters carry copies.
 - `book/solutions.md` collects the solutions, `book/code_index.md` says where code is shown,
   `book/reference.md` and the pages in `book/reference` describe the package;
   `book/teaching.md` gets each chapter's title and minutes, `book/glossary.md` links to chapters.
+- `tinyperceiver/assets/recorded.sha256` has the hashes of the files in `book/runs`.
 
 Run it from anywhere: `.venv/bin/python scripts/fill_chapters.py [--check | --no-run] [NAME ...]`,
 or with `--pages` for the pages alone.
@@ -28,6 +29,7 @@ from pathlib import Path
 import nbformat
 import reference_pages
 
+from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.teaching import checking
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -333,7 +335,15 @@ def reference_page(folder: str) -> str:
     return reference_pages.folder_page(folder, shown_code())
 
 
+def hashes_of_records() -> str:
+    """What `sha256sum` writes of all recorded files: chapters that fetch one check it."""
+    files = sorted(path for path in (BOOK / "runs").rglob("*") if path.is_file())
+    lines = (f"{sha256_of(path)}  {path.relative_to(BOOK).as_posix()}\n" for path in files)
+    return "".join(lines)
+
+
 PAGES = {
+    "../tinyperceiver/assets/recorded.sha256": hashes_of_records,
     "solutions.md": solutions_page,
     "code_index.md": code_index_page,
     "teaching.md": teaching_page,

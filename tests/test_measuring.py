@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tinyperceiver.files.download import DownloadError
-from tinyperceiver.files.whole import sha256_of
 from tinyperceiver.music.pieces import PIECES, load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT
@@ -51,15 +50,6 @@ def test_a_record_that_is_damaged_or_of_another_version_is_refused(served):
     with pytest.raises(DownloadError, match="damaged, or another file"):
         records.recorded_file(learnt.RECORD)
     assert not Path(learnt.RECORD).exists()
-
-
-def test_the_hash_of_each_record_is_known():
-    files = sorted(path for path in (records.BOOK / "runs").rglob("*") if path.is_file())
-    lines = [f"{sha256_of(path)}  {path.relative_to(records.BOOK).as_posix()}\n" for path in files]
-    assert records.HASHES.read_text(encoding="utf-8") == "".join(lines), (
-        "in book: find runs -type f | LC_ALL=C sort | xargs sha256sum "
-        "> ../tinyperceiver/assets/recorded.sha256"
-    )
 
 
 def on(pitch: int) -> int:

@@ -11,7 +11,7 @@ from tinyperceiver.files.download import download
 from tinyperceiver.training.config import TrainingConfig
 
 BOOK = Path(__file__).parents[2] / "book"
-# Lines that `sha256sum` writes and checks, for all files in book/runs.
+# Of all files in book/runs, as `sha256sum` writes it; scripts/fill_chapters.py renews it.
 HASHES = Path(__file__).parents[1] / "assets" / "recorded.sha256"
 ADDRESS = "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/"
 
