@@ -226,6 +226,12 @@ def test_piano_only_sound_font_plays_every_program(engine, tmp_path):
     assert np.array_equal(samples, grand)
 
 
+def test_without_ipython_a_player_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(ImportError, match=r"tinyperceiver\[notebook\].*mp3_bytes\(midi\)"):
+        player.play(music((60, 0, 1)))
+
+
 def test_bad_sound_fonts_are_named(engine, tmp_path):
     midi, missing, text = music((60, 0, 1)), tmp_path / "none.sf2", tmp_path / "text.sf2"
     with pytest.raises(OSError, match=re.escape(str(missing))):

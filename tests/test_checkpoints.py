@@ -863,7 +863,8 @@ def test_hub_download_cache_and_offline_mode(serve, tmp_path, own_folder):
         ("someone/unknown", {}, refused + "no such model, or a private one: check the name"),
         ("someone/old", {"revision": "v9"}, refused + "it has no revision 'v9'"),
         ("someone/else", {"local_files_only": True}, refused + "it is not in the cache"),
-        ("not a name!", {}, refused + ".*not a name!"),
+        ("someone/not a name!", {}, refused + ".*not a name!"),
+        ("no-owner", {}, "no model is called '{}': it is no folder here, and a model id on the"),
     ]
     offline = [
         ("someone/old", {}, released),

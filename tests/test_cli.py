@@ -401,6 +401,7 @@ GENERATE = ("generate", "prompt.mid", "-o", "out.mid", "--checkpoint", HUB)
         ((*GENERATE, "--wav", "no/out.wav"), "no/out.wav cannot be written"),
         ((*GENERATE, "--checkpoint", "./nothing"), "nothing is not a folder with a checkpoint"),
         ((*GENERATE, "--checkpoint", "./half"), "describes no Perceiver AR"),
+        ((*GENERATE, "--checkpoint", "tinny"), "the form owner/name; did you mean 'tiny'?"),
         ((*GENERATE, "--revision", "main"), "is a folder: revision='main'"),
         ((*GENERATE, "--temperature", -1), "temperature must be positive, not -1.0"),
         ((*GENERATE, "--top-p", 1.5), "top_p must be in (0, 1], not 1.5"),
@@ -607,6 +608,52 @@ def test_training_says_whether_it_is_done(folder, run):
     assert code == 0 and re.search(r"small/model: .*, all 2 steps; .*best has the lowest", out)
     with pytest.raises(CheckpointError, match=r"a run of training: its models are .*best and"):
         PerceiverAR.from_pretrained("runs/small")
+    with pytest.raises(CheckpointError, match="not a folder with a model: give runs/small/best"):
+        PerceiverAR.from_pretrained("runs/small/last.ckpt")
+    Path("runs/small/last.ckpt").write_bytes(b"damaged")
+    code, _, err = run(*command)
+    assert code == 1 and "runs/small/last.ckpt is damaged, so the run cannot be resumed" in err
+    assert err.splitlines()[-1].startswith("tinyperceiver: ")
+
+
+def test_training_says_that_the_disk_is_full_and_how_to_resume(music, run, monkeypatch):
+    from tinyperceiver.training import train
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/mine/last.ckpt.new")
+
+    monkeypatch.setattr(train, "write_state", fail)
+    code, _, err = run("train", "--from", "./small", "--data", "mine", "--accelerator", "cpu")
+    assert code == 1
+    line = "tinyperceiver: step 1: runs/mine/last.ckpt.new cannot be written: No space left on"
+    assert err.splitlines()[-1].startswith(line)
+
+
+def test_stopped_preparing_says_how_to_resume(folder, run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tinyperceiver, "prepare_folder", stop)
+    code, _, err = run("prepare", "folder", ".")
+    assert (code, err) == (130, "stopped: the same command continues where it stopped\n")
+
+
+def test_an_out_that_is_a_file_is_said_to_be_one(folder, run):
+    code, _, err = run("prepare", "folder", ".", "--out", "prompt.mid")
+    assert code == 1 and err.startswith("tinyperceiver: prompt.mid cannot be made: a file is in")
+
+
+def test_stopped_training_says_how_to_resume(music, run, monkeypatch):
+    from tinyperceiver.training import train
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "training_step", stop)
+    command = ("train", "--from", "./small", "--data", "mine", "--accelerator", "cpu")
+    code, _, err = run(*command)
+    assert code == 130
+    assert "stopped: the same command continues from the last save in runs/mine\n" in err
 
 
 # One's own music

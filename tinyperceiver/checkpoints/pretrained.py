@@ -39,6 +39,7 @@ from tinyperceiver.checkpoints.released import (
     check_speeds,
     peer_name,
 )
+from tinyperceiver.files.errors import did_you_mean
 from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
@@ -121,9 +122,21 @@ def find_folder(
     if folder.is_dir():
         return folder
     if is_path or folder.is_file() or name_or_path in SHIPPED:
+        best = folder.parent / "best"
+        if folder.is_file() and (best / CONFIG).exists():
+            raise CheckpointError(
+                f"{folder} is a file of a run of training, not a folder with a model: "
+                f"give {best}"
+            )
         raise CheckpointError(
             f"{folder} is not a folder with a checkpoint (convert_checkpoint makes one from a "
             f"training checkpoint)"
+        )
+    if "/" not in name_or_path:  # ids on the hub have an owner: nothing to ask it
+        folders = (path.name for path in Path().iterdir() if path.is_dir())
+        raise CheckpointError(
+            f"no model is called {name_or_path!r}: it is no folder here, and a model id on "
+            f"the hub has the form owner/name{did_you_mean(name_or_path, [*SHIPPED, *folders])}"
         )
     options = {
         "cache_dir": cache_dir,

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinyperceiver.cli.refusals import CommandError, did_you_mean
+from tinyperceiver.cli.refusals import CommandError
+from tinyperceiver.files.errors import did_you_mean
 from tinyperceiver.files.whole import whole_file
 
 if TYPE_CHECKING:

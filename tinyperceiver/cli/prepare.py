@@ -1,5 +1,8 @@
 """`tinyperceiver prepare`: MIDI files become tokens to train on."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -57,14 +60,15 @@ def giantmidi(
     from tinyperceiver import prepare_giantmidi
     from tinyperceiver.dataset.prepare import GIANTMIDI_URL
 
-    manifest = prepare_giantmidi(
-        source or GIANTMIDI_URL,
-        out,
-        workers=workers,
-        accept=accept,
-        dask=dask,
-        sha256=sha256,
-    )
+    with _resumable():
+        manifest = prepare_giantmidi(
+            source or GIANTMIDI_URL,
+            out,
+            workers=workers,
+            accept=accept,
+            dask=dask,
+            sha256=sha256,
+        )
     _print_prepared(out, manifest)
 
 
@@ -102,11 +106,21 @@ def folder(
 
     source = source.expanduser()
     out = out or Path("data") / source.resolve().name.removesuffix(".zip")
-    manifest = prepare_folder(source, out, workers=workers)
+    with _resumable():
+        manifest = prepare_folder(source, out, workers=workers)
     _print_prepared(out, manifest)
     print(
         f"to fine-tune the shipped model: tinyperceiver train --from tiny --data {out}"
     )
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped: the same command continues where it stopped", file=sys.stderr)
+        raise
 
 
 def _print_prepared(out: Path, manifest: dict) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,7 @@ def train(
     from tinyperceiver.training.devices import make_fabric
     from tinyperceiver.training.evaluate import measure_gain
     from tinyperceiver.training.finetune import describe_gain, finetuning_config
+    from tinyperceiver.training.run_folder import STATE
     from tinyperceiver.training.train import train as train_model
 
     initial_model = None
@@ -158,7 +160,10 @@ def train(
             stop_after=stop_after,
         )
     except KeyboardInterrupt:
-        print(f"stopped: the same command goes on from the last save in {out}")
+        resumed = f"continues from the last save in {out}"
+        if not (out / STATE).exists():
+            resumed = "begins again, because nothing is saved yet"
+        print(f"stopped: the same command {resumed}", file=sys.stderr)
         raise
     if fabric.is_global_zero:
         size = f"{model.num_parameters:,} parameters"

@@ -53,7 +53,14 @@ def play(
     Raises:
         ValueError, OSError, SynthesizerNotFoundError: as `render` and `piano_roll`.
     """
-    from IPython.display import HTML
+    try:
+        from IPython.display import HTML
+    except ImportError as error:
+        raise ImportError(
+            "play shows a player in a notebook, and IPython is not installed: pip install "
+            '"tinyperceiver[notebook]". In a script, write the sound to a file: '
+            'Path("music.mp3").write_bytes(mp3_bytes(midi))'
+        ) from error
 
     roll = roll_of(midi, split)
     samples = render(midi, 22_050, soundfont) if sound else np.empty(0)

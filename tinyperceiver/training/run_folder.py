@@ -143,7 +143,13 @@ def _digest_of(model: PerceiverAR) -> str:
 def load_state(fabric: "Fabric", state: dict, out: Path) -> None:
     """Continue from the last save of the run, if there is one."""
     if (out / STATE).exists():
-        fabric.load(out / STATE, state, weights_only=True)
+        try:
+            fabric.load(out / STATE, state, weights_only=True)
+        except Exception as error:  # PyTorch's reader raises many kinds
+            raise TrainingError(
+                f"{out / STATE} is damaged, so the run cannot be resumed from it: delete this "
+                f"file to begin the run again, or name another folder"
+            ) from error
         fabric.strategy.precision.load_state_dict(state["scaler"])
 
 

@@ -279,6 +279,12 @@ def _explained(
         raise TrainingError(
             f"step {state['step'] + 1} is not finite ({error}); {saved}. Try {remedies}"
         ) from error
+    except OSError as error:
+        raise TrainingError(
+            f"step {state['step'] + 1}: {error.filename or out} cannot be written: "
+            f"{error.strerror or error}. Make room, then run the same command again: it "
+            f"continues from the last save"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         is_full = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
         if not (is_full or "can't allocate memory" in str(error)):
