@@ -1,8 +1,10 @@
 """The reference: every public name is in it, once, with a docstring that explains its arguments."""
 
 import importlib
+import inspect
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,58 @@ def test_an_entry_says_where_its_code_is_and_what_its_fields_mean():
     assert "   :param num_channels: D" in entry
     entry = reference_pages.entry("PRESETS", "model.config", "tinyperceiver", [])
     assert entry.startswith(".. py:data:: PRESETS\n   :module: tinyperceiver\n\n   Name -> shape.")
+
+
+def explained(docstring: str) -> set[str]:
+    """The parameters that a docstring explains, under Args or in backticks."""
+    found = set(re.findall(r"`(\w+)`", docstring))
+    section = re.search(r"^Args:\n((?:(?: {4}.*)?\n)*)", docstring + "\n", re.MULTILINE)
+    for line in re.findall(r"^ {4}(\w[^:\n]*):", section[1] if section else "", re.MULTILINE):
+        found |= {name.strip() for name in line.split(",")}
+    return found
+
+
+def says_what_is_returned(docstring: str) -> bool:
+    return bool(re.search(r"^Returns:|^Yields:|->|\A(Return|Yield)", docstring, re.MULTILINE))
+
+
+def functions() -> dict[str, object]:
+    """The public functions, and the methods of public classes."""
+    found = {}
+    for name in tinyperceiver.__all__:
+        value = getattr(tinyperceiver, name)
+        if inspect.isclass(value):
+            members = {
+                m: inspect.getattr_static(value, m) for m in reference_pages.members_of(value)
+            }
+            found |= {
+                f"{name}.{member}": getattr(method, "__func__", method)
+                for member, method in members.items()
+                if not isinstance(method, property)
+            }
+        elif reference_pages.is_described(value):
+            found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", functions())
+def test_a_docstring_explains_parameters_and_result(name):
+    function = functions()[name]
+    signature, docstring = inspect.signature(function), inspect.getdoc(function)
+    assert set(signature.parameters) - {"self", "cls"} - explained(docstring) == set()
+    if signature.return_annotation not in (None, "None"):
+        assert says_what_is_returned(docstring)
+
+
+@pytest.mark.parametrize("kind", ["PerceiverConfig", "Stage", "TrainingConfig"])
+def test_every_field_of_a_configuration_is_explained(kind):
+    kind = getattr(tinyperceiver, kind)
+    assert set(reference_pages.fields_of(kind)) == {field.name for field in fields(kind)}
+
+
+def test_what_a_docstring_leaves_out_is_noticed():
+    arguments = "Args:\n    b, c: numbers\n        d: in words.\n    e: one.\n"
+    docstring = f"Add `a`.\n\n{arguments}\nRaises:\n    f: no."
+    assert explained(docstring) == {"a", "b", "c", "e"}
+    assert not says_what_is_returned(docstring)
+    assert says_what_is_returned("Turn x: (B, n) -> (n, B).")

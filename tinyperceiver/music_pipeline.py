@@ -1,4 +1,4 @@
-"""A prompt in, music out: the pipeline of the released model's card."""
+"""The pipeline of the released model's card: a prompt goes in, music comes out."""
 
 import inspect
 from typing import TYPE_CHECKING, Any, overload
@@ -36,12 +36,16 @@ class PipelineOptions(GenerateOptions, total=False):
 def pipeline(
     task: str, model: str | PerceiverAR, **kwargs: Any
 ) -> "SymbolicAudioPipeline":
-    """The pipeline that does `task`, as the Transformers library's function of this name.
+    """Make the pipeline for a task, as the Transformers library's function of this name.
 
     Args:
         task: "symbolic-audio-generation".
         model: a model, or what `PerceiverAR.from_pretrained` takes.
-        kwargs: further arguments of `PerceiverAR.from_pretrained`, such as `revision` or `device`.
+        kwargs: further arguments of `PerceiverAR.from_pretrained`, such as `revision` or
+            `device`.
+
+    Returns:
+        A function that continues performances.
 
     Raises:
         ValueError: another task, or arguments for loading a model that is already loaded.

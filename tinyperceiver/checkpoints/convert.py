@@ -25,10 +25,10 @@ def convert_checkpoint(
     dtype: torch.dtype | None = None,
     token: str | bool | None = None,
 ) -> PerceiverAR:
-    """Convert a Lightning training checkpoint of the peer to our layout.
+    """Convert a Lightning training checkpoint of perceiver-io to our layout.
 
     Args:
-        save_dir: folder for the result; not touched if the checkpoint is not sound.
+        save_dir: folder for the result; not changed if the checkpoint is not valid.
         ckpt_url: path of the checkpoint, or its http(s) address. A download needs room in the
             system's folder for temporary files (TMPDIR chooses another).
         push_to_hub: upload the result to the hub: a model id, or True for the name of `save_dir`

@@ -38,7 +38,7 @@ CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin
 
 
 class CheckpointError(TinyperceiverError, ValueError):
-    """A checkpoint cannot be read, converted or written; says which, why, and what to do."""
+    """Raised if a checkpoint cannot be read, converted or written; says what to do."""
 
 
 def write_checkpoint(

@@ -15,20 +15,20 @@ CHUNK = 1 << 20  # tokens looked through at a time
 
 
 class DataError(TinyperceiverError, ValueError):
-    """A token file cannot be used. Names the file and the reason."""
+    """Raised if a token file cannot be used; names the file and the reason."""
 
 
 class TokenFile:
     """The pieces of a file of little-endian int16 token ids, -1 after each piece.
 
-    The file is looked through once and then mapped, not held: a piece is read from disk
-    when someone asks for it.
+    The file is checked once and then mapped into memory: a piece is read from disk when
+    it is used.
 
     Args:
         path: e.g. the `train.bin` that `tinyperceiver prepare` wrote.
 
     Raises:
-        DataError: no such file, or it is empty, cut off or not of token ids.
+        DataError: the file is missing, empty, cut off, or does not hold token ids.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -63,11 +63,11 @@ class TokenFile:
         self.lengths = ends - self.starts  # in tokens
 
     def __len__(self) -> int:
-        """Number of pieces."""
+        """Return the number of pieces."""
         return len(self.starts)
 
     def __getitem__(self, piece: int) -> np.ndarray:
-        """Token ids of a piece: (length,), a view of the file."""
+        """Return the token ids of a piece, (length,), a view of the file."""
         start = self.starts[piece]
         return self.tokens[start : start + self.lengths[piece]]
 

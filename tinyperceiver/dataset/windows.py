@@ -57,31 +57,34 @@ def _check_lengths(data: TokenFile) -> None:
 class Windows(Dataset):
     """Random windows of the pieces of a token file, each of one piece.
 
-    `windows[step, rows]` is those rows of the batch of a step. Every draw depends on
-    the seed, the step and the row alone. So a batch can be shared out among processes,
-    and a run that was killed finds its data again.
+    `windows[step, rows]` returns those rows of the batch of a step. Every draw depends
+    only on the seed, the step and the row. So a batch can be split among processes, and
+    an interrupted run gets the same data again.
 
     All rows of a step have one prefix length, drawn from 0 ... max_prefix_len. Every
-    place where a window fits is as likely as any other. A piece too short for it counts
-    as one place. It is padded on the left, where the model looks away from padding; one
-    too short for the latents on the right, too, where it hides behind the causal mask.
+    position where a window fits is equally likely. A piece that is too short for a
+    window counts as one position. It is padded on the left, where the model ignores
+    padding. A piece that is too short for the latents is also padded on the right,
+    where the causal mask hides the padding.
 
-    With `targets`, nothing is drawn but prefix lengths and transpositions: these say
-    which tokens each window predicts, and the window is what comes before them. Latents
-    that have none of them are context, and their own targets are ignored. Near the
-    beginning of a piece, padding takes the place of the prefix.
+    With `targets`, only prefix lengths and transpositions are drawn. `targets` says
+    which tokens each window predicts, and the window holds what comes before them. The
+    other latents are context, and their own targets are ignored. Near the beginning of
+    a piece, padding replaces the prefix.
 
     Args:
         data: pieces to draw from.
         num_latents: l.
         max_prefix_len: longest prefix m.
-        seed: another seed draws other windows.
-        padding: the token id that stands at padding, in the model's vocabulary.
-        transpose: most semitones by which a window is moved up or down. One that
-            would leave the piano's keys is moved less.
-        stretch: most by which its time is stretched or shortened: 0.05 for 5 %.
-        targets: from `targets_without_replacement`, for each step and row the piece,
-            the place of its first target and the place after its last. Without stretch.
+        seed: of the random draws.
+        padding: the token id used as padding, in the model's vocabulary.
+        transpose: a window is moved up or down by at most so many semitones, and by
+            fewer where it would leave the piano's keys.
+        stretch: its time is stretched or shortened by at most this fraction: 0.05 is
+            5 %.
+        targets: from `targets_without_replacement`: for each step and row the piece,
+            the index of its first target and the index after its last. Without
+            stretch.
 
     Raises:
         DataError: no piece has two tokens.

@@ -17,7 +17,7 @@ def make_decoder(
     max_len: int | None = None,
     precision: str = "float32",
 ) -> Decoder:
-    """A model made ready to continue prompts, by the engine for its device.
+    """Make a decoder for a model, by the engine for its device.
 
     Args:
         model, batch_size, max_len: as in `Decoder`.

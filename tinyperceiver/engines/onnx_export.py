@@ -22,7 +22,7 @@ TOLERANCE = {32: 1e-3, 16: 0.02, 8: 0.1, 4: 0.8}
 
 
 class ExportError(TinyperceiverError, ValueError):
-    """A model cannot be written as one file; says why, and what to do."""
+    """Raised if a model cannot be written as one file; says why, and what to do."""
 
 
 def export_onnx(
@@ -39,8 +39,11 @@ def export_onnx(
     Args:
         model: any `PerceiverAR`: own, converted or trained.
         path: file to write, whole or not at all.
-        bits, attention_weights: as in `Graph`. The file has about `bits` / 8 bytes for
-            each parameter, and a scale of 4 bytes for 32 of them with 8 and 4 bits.
+        bits: 32, 16, 8 or 4 bits of a weight, as in `Graph`. The file has about `bits` /
+            8 bytes for each parameter. With 8 and 4 bits, a scale of 4 bytes is added
+            for every 32 parameters.
+        attention_weights: whether the graph also returns the attention weights of the
+            hybrid layer.
 
     Raises:
         ExportError: the file would be larger than 2 GB, or the logits of the graph are

@@ -56,7 +56,7 @@ def check_sampling(
     top_p: float | None,
     min_p: float | None,
 ) -> None:
-    """Refuse settings that no draw can be made with, or that would have no effect."""
+    """Refuse settings from which nothing can be drawn, or that have no effect."""
     if not do_sample and (temperature, top_k, top_p, min_p) != (1.0, None, None, None):
         raise ValueError("temperature, top_k, top_p and min_p need do_sample=True")
     if not 1e-38 <= temperature <= 1e38:  # what a float32 can divide by
@@ -107,7 +107,7 @@ def check_list(prompts: Sequence) -> list[Tensor]:
 
 
 def pad_left(rows: list[Tensor], padding: int) -> tuple[Tensor, Tensor | None]:
-    """Rows of different lengths as one prompt, (B, n), and where it is padding."""
+    """Pad rows of different lengths to one prompt, (B, n); return it and its mask."""
     n = max(map(len, rows))
     prompt = torch.full((len(rows), n), padding, dtype=torch.long)
     pad_mask = torch.ones(len(rows), n, dtype=torch.bool)
@@ -120,7 +120,7 @@ def pad_left(rows: list[Tensor], padding: int) -> tuple[Tensor, Tensor | None]:
 def check_prompt(
     model: PerceiverAR, prompt: Tensor, num_latents: int, pad_mask: Tensor | None
 ) -> int:
-    """The number of latents to start with, if the prompt can be continued at all."""
+    """Refuse a prompt that cannot be continued; return the latents to start with."""
     config = model.config
     if prompt.ndim != 2 or prompt.is_floating_point() or prompt.dtype == torch.bool:
         raise ValueError(

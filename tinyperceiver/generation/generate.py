@@ -70,23 +70,24 @@ def generate(
     The last `num_latents` tokens of the prompt are the first latents. Each new token is
     one more, until there are `max_latents`. What then happens is the window policy:
 
-    - "slide", as the library of the released model does: the oldest latent becomes
+    - "slide", as in the library of the released model: the oldest latent becomes
       prefix, and when the window is full its first token leaves. Keys and values are
-      never computed again, so that states keep the influence of latents that have left.
+      never computed again, so they keep the influence of tokens that have left.
     - "refill", as the authors of Perceiver AR do: the model reads the last tokens
-      again, `max_latents` / 2 of them as latents. Every state is then one that training
-      knows; each such reading takes as long as that of a prompt.
+      again, `max_latents` / 2 of them as latents. The model then sees windows like
+      those in training, but each reading takes as long as that of a prompt.
 
-    Until `max_latents` both are equal.
+    Up to `max_latents` both are equal.
 
     Args:
         model: any `PerceiverAR`; dropout is off, whatever its mode.
         prompt: token ids, (B, n), any integer dtype, 1 <= n <= max_seq_len; or a list
             of B prompts of different lengths, (n_i,), of which the longest counts.
         max_new_tokens: stop a row after so many tokens.
-        max_seconds: stop a row when its new tokens last so many seconds of music. (A
-            model that never waits never gets there; `max_new_tokens` ends that, too.)
-        num_latents: 1 ... max_latents; clipped to n.
+        max_seconds: stop a row when its new tokens last so many seconds of music. Give
+            `max_new_tokens` as well, because a model that writes no time shifts never
+            reaches this length.
+        num_latents: latents at the start, 1 ... max_latents; at most n are used.
         pad_mask: True at padding, (B, n), for prompts of different lengths: padding on
             the left, and none among the latents. A list needs none.
         do_sample, temperature, top_k, top_p, min_p, generator: as in `choose_tokens`;
@@ -96,18 +97,19 @@ def generate(
         precision: "float32" computes what the model computes, on a CPU always in
             float32. Fewer bits are faster and less exact: "int8" and "int4" on a CPU,
             "half" on a GPU.
-        use_cache: False computes every step afresh from the window, by the model
-            itself: slow, the reference for all else; for "slide" until the latents are
-            full.
-        progress: show a bar.
+        use_cache: False lets the model compute every step again from the window. This
+            is slow, and serves as the reference. With "slide" it works until the
+            latents are full.
+        progress: show a progress bar.
 
     Returns:
-        The prompt and what was added, (B, n + new), int64, on the model's device; rows
-        that `max_seconds` stopped before others end in padding. For a list, a list:
-        prompt and new tokens of each, (n_i + new_i,), without padding.
+        The prompt and the new tokens, (B, n + new), int64, on the model's device. Rows
+        that `max_seconds` stopped before others end in padding. For a list of prompts,
+        a list with the prompt and the new tokens of each, (n_i + new_i,), without
+        padding.
 
     Raises:
-        ValueError: an argument is out of range; the message says what would do.
+        ValueError: an argument is out of range; the message says what is allowed.
         TypeError: the prompt is music, or a path, and not token ids.
     """
     rows = None
@@ -158,19 +160,19 @@ def stream(
     prompt: Tensor | Sequence[int],
     **options: "Unpack[StreamOptions]",
 ) -> Iterator[int]:
-    """Continue one prompt and give each token when it is chosen.
+    """Continue one prompt and yield each token as soon as it is chosen.
 
     Args:
         model, prompt: as in `generate`; one prompt, (n,) or (1, n).
-        options: those of `generate` but `pad_mask` and `progress`; without
-            `max_new_tokens` and `max_seconds` it goes on until nobody asks.
+        options: those of `generate` except `pad_mask` and `progress`. Without
+            `max_new_tokens` and `max_seconds` the stream has no end.
 
     Returns:
         An iterator of the new tokens, the same that `generate` would add.
 
     Raises:
-        ValueError: as `generate`, at the call.
-        TypeError: an option that there is not; or a prompt that is no token ids.
+        ValueError: as `generate`; it is raised by the call, not by the iterator.
+        TypeError: there is no such option, or the prompt is not token ids.
     """
     unknown = options.keys() - (_Run.__dataclass_fields__.keys() - {"pad_mask"})
     if unknown:

@@ -15,13 +15,13 @@ __all__ = ["choose_tokens", "keep_min_p", "keep_top_k", "keep_top_p"]
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits, (..., V), with -inf in place of all but the k highest and equals."""
+    """Replace all logits, (..., V), but the k highest and their equals by -inf."""
     least = logits.topk(min(k, logits.size(-1))).values[..., -1:]
     return logits.masked_fill(logits < least, float("-inf"))
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits, (..., V), with -inf outside the smallest set of probability p.
+    """Replace logits, (..., V), outside the smallest set of probability p by -inf.
 
     Nucleus sampling (Holtzman et al. 2020, section 3.1, arXiv:1904.09751).
     """
@@ -33,7 +33,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Logits, (..., V), with -inf where the probability is below p times the highest.
+    """Replace logits, (..., V), of less than p times the highest probability by -inf.
 
     Min-p sampling (Nguyen et al. 2024, section 3, arXiv:2407.01082).
     """
@@ -52,7 +52,7 @@ def choose_tokens(
     allowed: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Tensor:
-    """The next token of each row, (B, V) -> (B,): the likeliest, or one drawn.
+    """Choose the next token of each row, the likeliest or a random one: (B, V) -> (B,).
 
     Args:
         logits: (B, V).

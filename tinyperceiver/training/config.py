@@ -12,48 +12,49 @@ __all__ = ["RUNS", "Stage", "TrainingConfig", "TrainingError", "learning_rate_at
 
 
 class TrainingError(TinyperceiverError, RuntimeError):
-    """Training cannot begin or go on. Says where it stands, and what to do."""
+    """Raised if training cannot begin or continue; says why, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Some steps of training with equally many latents in each window."""
+    """Some steps of training with the same number of latents in each window."""
 
-    steps: int
-    num_latents: int  # l
+    steps: int  # number of steps
+    num_latents: int  # l, latents of each window
     max_prefix_len: int  # each step draws a prefix length m from 0 to this
-    batch_size: int  # windows per step, over all processes
+    batch_size: int  # windows of a step, of all processes together
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """A run of training: with the data, all that its result depends on.
+    """The settings of a training run.
 
-    But for rounding, and for what dropout draws: both also depend on the device, and on
-    how the windows of a step are shared out among processes and turns.
+    Together with the data they determine its result. Only rounding and the draws of
+    dropout also depend on the device, and on how the windows of a step are split among
+    processes and micro-batches.
 
     Raises:
-        ValueError: a field is out of range, named with its value.
+        ValueError: a field is out of range; the message names it and its value.
     """
 
-    model: PerceiverConfig
-    stages: tuple[Stage, ...]  # one after the other: windows may grow
-    optimizer: str = "adamw"  # or "muon": Muon for the matrices of the layers
-    learning_rate: float = 2e-4  # after the warm-up
-    warmup_steps: int = 200  # the rate rises from 0 along a line
-    schedule: str = "cosine"  # then it falls; or "trapezoid": flat, then a line to 0
-    decay_fraction: float = 0.45  # of all steps are on that line of the trapezoid
-    weight_decay: float = 0.01  # of matrices; norms and biases are free of it
+    model: PerceiverConfig  # shape of the model
+    stages: tuple[Stage, ...]  # one after the other, so windows may grow
+    optimizer: str = "adamw"  # or "muon", which uses Muon for the layers' matrices
+    learning_rate: float = 2e-4  # highest rate, after the warm-up
+    warmup_steps: int = 200  # steps in which the rate rises linearly from 0
+    schedule: str = "cosine"  # or "trapezoid": constant, then linearly down to 0
+    decay_fraction: float = 0.45  # fraction of steps in which the trapezoid falls
+    weight_decay: float = 0.01  # of matrices only, not of norms and biases
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
     max_norm: float = 0.5  # longer gradients of an optimizer are cut to this length
-    replacement: bool = True  # False: no target again before each has come once
-    transpose: int = 0  # most semitones by which a window is moved
-    stretch: float = 0.0  # most by which its time is stretched or shortened
-    seed: int = 0
+    replacement: bool = True  # False: every target comes once before any comes twice
+    transpose: int = 0  # a window is moved by at most so many semitones
+    stretch: float = 0.0  # its time is changed by at most this fraction
+    seed: int = 0  # of weights and windows
     precision: str = "32-true"  # or "bf16-mixed" or "16-mixed"
-    validate_every: int = 1000  # steps
-    num_windows: int = 64  # to validate on
-    save_every: int = 1000  # steps
+    validate_every: int = 1000  # steps between measurements of the held-out loss
+    num_windows: int = 64  # windows to measure it on
+    save_every: int = 1000  # steps between saves
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_norm"):
@@ -115,11 +116,11 @@ class TrainingConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of all stages together."""
+        """Number of steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> Stage:
-        """The stage that step 0, 1, ... belongs to."""
+        """Return the stage that `step`, 0, 1, ..., belongs to."""
         for stage in self.stages:
             if step < stage.steps:
                 break
@@ -127,12 +128,15 @@ class TrainingConfig:
         return stage
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries and lists."""
+        """Return the settings as plain dictionaries and lists."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "TrainingConfig":
-        """Back from `to_json`, or from a file that someone wrote.
+        """Make a configuration from `settings`, as `to_json` returns them.
+
+        Returns:
+            The configuration.
 
         Raises:
             ValueError: a field is missing, unknown or out of range.
@@ -225,7 +229,7 @@ RUNS = {
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """Rate of step 0, 1, ...: a line up to the full rate, then down to 0.
+    """Return the learning rate of `step`, 0, 1, ...: it rises, then falls to 0.
 
     The cosine falls from the end of the warm-up on. The trapezoid stays at the full
     rate and falls along a line over the last `decay_fraction` of all steps.

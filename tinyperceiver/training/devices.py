@@ -22,7 +22,9 @@ def make_fabric(
     num_nodes: int = 1,
     strategy: str = "auto",
 ) -> "Fabric":
-    """A `Fabric` to train on: https://lightning.ai/docs/fabric/stable/api/fabric_args.html.
+    """Make a `Fabric` that says on which devices to train.
+
+    Source: https://lightning.ai/docs/fabric/stable/api/fabric_args.html.
 
     Args:
         precision: "32-true", or products in fewer bits: "bf16-mixed", "16-mixed".
@@ -31,6 +33,9 @@ def make_fabric(
         num_nodes: machines.
         strategy: "ddp", each process with a whole model; "fsdp", each with a part of
             it, on GPUs only; or "auto".
+
+    Returns:
+        The `Fabric`, for `train`.
 
     Raises:
         TrainingError: this machine does not have what is asked for.

@@ -76,7 +76,7 @@ def fit_windows(
 
 
 class Evaluation(NamedTuple):
-    """Held-out nats, and what they rest on."""
+    """The result of `evaluate`: held-out nats, and the windows measured on."""
 
     nats: float  # per token
     error: float  # standard error of nats, by piece; NaN if there is one piece
@@ -87,7 +87,7 @@ class Evaluation(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many tokens were predicted."""
+        """Number of predicted tokens."""
         return self.windows * self.num_latents
 
 
@@ -103,15 +103,17 @@ def evaluate(
     """Measure nats per token of a model, without dropout, always on the same windows.
 
     Args:
-        model: on any device; its mode stays as it is.
+        model: on any device; its mode is not changed.
         data: pieces that it was not trained on, e.g. valid.bin.
         num_windows, prefix_len, num_latents: of the windows; by default what
             `fit_windows` chooses.
-        progress: show a bar.
+        progress: show a progress bar.
+
+    Returns:
+        The nats per token with their standard error, and the windows measured on.
 
     Raises:
-        DataError: `data` holds tokens that the model does not know, or not so many
-            windows.
+        DataError: `data` holds tokens that the model does not know, or too few windows.
     """
     windows = fit_windows(
         model.config,

@@ -17,7 +17,7 @@ MOST_WINDOWS = 32  # a validation is to take seconds
 def finetuning_config(
     model: PerceiverConfig, train: TokenFile, valid: TokenFile
 ) -> TrainingConfig:
-    """A short run that continues a trained model on a small collection.
+    """Choose the settings of a short run that fine-tunes a model on a small collection.
 
     The windows are those that `fit_windows` chooses for the held-out music. The run goes
     through the training music about three times, and moves each window by up to five
@@ -26,6 +26,9 @@ def finetuning_config(
     Args:
         model: the shape of the trained model.
         train, valid: the music to train on, and the held-out music.
+
+    Returns:
+        The settings, for `train`.
 
     Raises:
         DataError: the held-out pieces are too short to measure on.
@@ -57,7 +60,7 @@ def finetuning_config(
 
 
 def describe_gain(gain: Gain) -> str:
-    """What fine-tuning has gained on held-out music, in a sentence."""
+    """Say in a sentence what fine-tuning gained on held-out music."""
     before = f"held out: {gain.before:.3f} nats per token before"
     if gain.difference <= 0:
         return (

@@ -64,21 +64,21 @@ def train(
     compile: bool = False,
     stop_after: int | None = None,
 ) -> PerceiverAR:
-    """Train a model, or go on with a run that was stopped.
+    """Train a model, or continue a run that was stopped.
 
     Args:
         config: what to train, on which windows, for how long.
         data: folder with train.bin and valid.bin, from `tinyperceiver prepare`.
-        out: folder of the run. One that was stopped goes on from its last save, and
-            ends, on the same CPUs and threads with the same options, in the same bits
-            as if nothing had happened.
+        out: folder of the run. A run that was stopped continues from its last save. On
+            the same CPUs and threads, with the same options, its result is the same to
+            the bit as without the stop.
         initial_model: weights to start from, instead of random ones. They are measured
             before the first step, and `out`/best holds them until a step is better. A
             resumed run may leave them out; other weights are refused.
         fabric: where to run, from `make_fabric`; by default the best device there is.
-        rows_at_once: windows that a process computes together; a step's batch_size is
-            shared out among processes, and gone through in as many turns as it takes.
-            The result is the same but for rounding, and for what dropout draws.
+        rows_at_once: windows that a process computes together, a micro-batch. The
+            batch_size of a step is split among processes and micro-batches. The result
+            is the same except for rounding and the draws of dropout.
         checkpoint_activations: compute activations twice instead of keeping them.
         compile: let torch.compile make faster code of the layers after the hybrid one;
             needs a compiler.
