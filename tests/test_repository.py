@@ -269,3 +269,31 @@ def test_wrong_imports_are_noticed():
     assert circles({"a.x": {"a.y"}, "a.y": {"b.z"}, "b.z": {"a.x"}}) == [
         ["a.x", "a.y", "b.z", "a.x"]
     ]
+
+
+MOST_LINES, MOST_BODY_LINES = 400, 60
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions whose body, without the docstring, has more than 60 lines."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body and node.end_lineno - body[0].lineno >= MOST_BODY_LINES:
+                found.append(node.name)
+    return found
+
+
+def test_files_and_functions_are_short():
+    for path in (ROOT / "tinyperceiver").rglob("*.py"):
+        if "teaching" not in path.parts:
+            source = path.read_text(encoding="utf-8")
+            assert len(source.splitlines()) <= MOST_LINES, path
+            assert long_functions(source) == [], path
+
+
+def test_a_long_function_is_noticed():
+    body = "    x = 1\n" * MOST_BODY_LINES
+    assert long_functions(f'def f():\n    """Doc."""\n{body}') == []
+    assert long_functions(f"def f():\n{body}    x = 1\n") == ["f"]

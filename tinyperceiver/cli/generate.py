@@ -4,7 +4,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ from tinyperceiver.cli.options import (
     complete_music,
 )
 from tinyperceiver.cli.refusals import CommandError, refusing
+
+if TYPE_CHECKING:
+    from tinyperceiver import PerceiverAR
 
 
 def generate(
@@ -147,8 +150,7 @@ def generate(
     """
     import torch
 
-    from tinyperceiver import PerceiverAR, decode_midi
-    from tinyperceiver.engines.choice import precisions_of
+    from tinyperceiver import decode_midi
     from tinyperceiver.generation.arguments import check_prompt
     from tinyperceiver.music.prompts import encode_prompt, opening, state_after
 
@@ -164,14 +166,7 @@ def generate(
     elif takes > 1:
         raise CommandError("--greedy gives the same music each time: leave out --takes")
     midi = None if prompt is None else read_piano(prompt)
-    model = PerceiverAR.from_pretrained(checkpoint, revision)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if precision not in (possible := precisions_of(model)):
-        device = model.embedding.weight.device.type
-        raise CommandError(
-            f"--precision {precision} is not for this machine's {device}; choose "
-            f"{' or '.join(possible)}"
-        )
+    model = _load_model(checkpoint, revision, precision)
     if midi is None:
         tokens = opening(model.config.vocab_size)
     else:
@@ -244,6 +239,24 @@ def _check_sampling(sampling: dict) -> None:
         )
     with refusing():
         check_sampling(**sampling)
+
+
+def _load_model(checkpoint: str, revision: str | None, precision: str) -> "PerceiverAR":
+    """The model on this machine's GPU, if there is one; refuse what it cannot do there."""
+    import torch
+
+    from tinyperceiver import PerceiverAR
+    from tinyperceiver.engines.choice import precisions_of
+
+    model = PerceiverAR.from_pretrained(checkpoint, revision)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if precision not in (possible := precisions_of(model)):
+        device = model.embedding.weight.device.type
+        raise CommandError(
+            f"--precision {precision} is not for this machine's {device}; choose "
+            f"{' or '.join(possible)}"
+        )
+    return model
 
 
 def _collect(stream: Iterator[int], count: int) -> tuple[list[int], bool]:

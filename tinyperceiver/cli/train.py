@@ -5,11 +5,16 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tinyperceiver.cli.refusals import CommandError, refusing
+
+if TYPE_CHECKING:
+    import torch
+
+    from tinyperceiver import PerceiverAR, TrainingConfig
 
 
 def train(
@@ -92,41 +97,11 @@ def train(
     """
     from dataclasses import replace
 
-    from tinyperceiver import PerceiverAR, TokenFile
-    from tinyperceiver.training.config import RUNS, TrainingConfig
     from tinyperceiver.training.devices import make_fabric
-    from tinyperceiver.training.evaluate import measure_gain
-    from tinyperceiver.training.finetune import describe_gain, finetuning_config
     from tinyperceiver.training.run_folder import STATE
     from tinyperceiver.training.train import train as train_model
 
-    initial_model = None
-    if config is None:
-        if start is None:
-            raise CommandError(
-                "give --from MODEL to fine-tune a model, or --config NAME to train a new one"
-            )
-        splits = [TokenFile(data / f"{split}.bin") for split in ("train", "valid")]
-        initial_model = PerceiverAR.from_pretrained(start)
-        name, run = (
-            data.resolve().name,
-            finetuning_config(initial_model.config, *splits),
-        )
-    elif config in RUNS:
-        name, run = config, RUNS[config]
-    else:
-        path = Path(config)
-        if not path.is_file():
-            raise CommandError(
-                f"--config {config} is neither a file nor one of {', '.join(RUNS)}"
-            )
-        name = path.stem
-        try:
-            run = TrainingConfig.from_json(json.loads(path.read_bytes()))
-        except ValueError as error:
-            raise CommandError(f"{path}: {error}") from error
-    if start is not None and initial_model is None:
-        initial_model = PerceiverAR.from_pretrained(start)
+    name, run, initial_model = _choose_run(config, start, data)
     _check_choice("--accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     _check_choice("--strategy", strategy, ("auto", "ddp", "fsdp"))
     if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys():
@@ -166,24 +141,74 @@ def train(
         print(f"stopped: the same command {resumed}", file=sys.stderr)
         raise
     if fabric.is_global_zero:
-        size = f"{model.num_parameters:,} parameters"
-        if (out / "model").exists():
-            best = f"{out / 'best'} has the lowest held-out loss"
-            print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
-            if start is not None:
-                held_out = TokenFile(data / "valid.bin")
-                both = initial_model, PerceiverAR.from_pretrained(out / "best")
-                both = (each.to(fabric.device) for each in both)
-                print(describe_gain(measure_gain(*both, held_out)))
-            print(
-                f"hear it: tinyperceiver generate piece.mid -o out.mid "
-                f"--checkpoint {shlex.quote(str(out / 'best'))}"
+        _report(model, run, out, stop_after, initial_model, data, fabric.device)
+
+
+def _choose_run(
+    config: str | None, start: str | None, data: Path
+) -> "tuple[str, TrainingConfig, PerceiverAR | None]":
+    """Name and configuration of the run, and the model that it starts from."""
+    from tinyperceiver import PerceiverAR, TokenFile
+    from tinyperceiver.training.config import RUNS, TrainingConfig
+    from tinyperceiver.training.finetune import finetuning_config
+
+    if config is None:
+        if start is None:
+            raise CommandError(
+                "give --from MODEL to fine-tune a model, or --config NAME to train a new one"
             )
-        else:
-            print(
-                f"{out}: {size}, paused after {stop_after:,} of {run.steps:,} steps; "
-                f"the same command without --stop-after continues"
+        splits = [TokenFile(data / f"{split}.bin") for split in ("train", "valid")]
+        initial_model = PerceiverAR.from_pretrained(start)
+        run = finetuning_config(initial_model.config, *splits)
+        return data.resolve().name, run, initial_model
+    if config in RUNS:
+        name, run = config, RUNS[config]
+    else:
+        path = Path(config)
+        if not path.is_file():
+            raise CommandError(
+                f"--config {config} is neither a file nor one of {', '.join(RUNS)}"
             )
+        name = path.stem
+        try:
+            run = TrainingConfig.from_json(json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise CommandError(f"{path}: {error}") from error
+    return name, run, None if start is None else PerceiverAR.from_pretrained(start)
+
+
+def _report(
+    model: "PerceiverAR",
+    run: "TrainingConfig",
+    out: Path,
+    stop_after: int | None,
+    initial_model: "PerceiverAR | None",
+    data: Path,
+    device: "torch.device",
+) -> None:
+    """Say what there is now, what fine-tuning gained, and what to do next."""
+    from tinyperceiver import PerceiverAR, TokenFile
+    from tinyperceiver.training.evaluate import measure_gain
+    from tinyperceiver.training.finetune import describe_gain
+
+    size = f"{model.num_parameters:,} parameters"
+    if not (out / "model").exists():
+        print(
+            f"{out}: {size}, paused after {stop_after:,} of {run.steps:,} steps; "
+            f"the same command without --stop-after continues"
+        )
+        return
+    best = f"{out / 'best'} has the lowest held-out loss"
+    print(f"{out / 'model'}: {size}, all {run.steps:,} steps; {best}")
+    if initial_model is not None:
+        held_out = TokenFile(data / "valid.bin")
+        both = initial_model, PerceiverAR.from_pretrained(out / "best")
+        both = (each.to(device) for each in both)
+        print(describe_gain(measure_gain(*both, held_out)))
+    print(
+        f"hear it: tinyperceiver generate piece.mid -o out.mid "
+        f"--checkpoint {shlex.quote(str(out / 'best'))}"
+    )
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
