@@ -30,10 +30,9 @@ from tinyperceiver.teaching.figures import (
     training,
     vocabulary,
 )
-from tinyperceiver.teaching.learnt import measured
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS, performance
-from tinyperceiver.teaching.records import Run, read_run
+from tinyperceiver.teaching.records import Run, measured, read_run
 from tinyperceiver.teaching.style import BLUE, INK, ORANGE, PINK, use_style
 
 

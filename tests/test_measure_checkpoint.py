@@ -25,7 +25,7 @@ from tinyperceiver.music.ngrams import NGramModel
 from tinyperceiver.music.pieces import PIECES, load_piece
 from tinyperceiver.music.tokenizer import encode_midi
 from tinyperceiver.music.vocabulary import NUM_EVENTS
-from tinyperceiver.teaching import learnt, measuring
+from tinyperceiver.teaching import measuring, records
 
 pytestmark = pytest.mark.numeric
 
@@ -183,7 +183,7 @@ def test_one_command_measures_all(model, music, tmp_path, monkeypatch, threads):
 
 
 def test_the_record_is_of_the_model_that_ships():
-    record = learnt.measured()
+    record = records.measured()
     weights = SHIPPED["tiny"] / WEIGHTS
     assert record["checkpoint"]["sha256"] == sha256_of(weights), "measure it again"
     played_by_model = [name for name in record["copies"] if name.startswith("model")]

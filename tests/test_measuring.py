@@ -14,7 +14,7 @@ from tinyperceiver.files.download import DownloadError
 from tinyperceiver.music.pieces import PIECES, load_piece
 from tinyperceiver.music.tokenizer import decode_midi, encode_midi
 from tinyperceiver.music.vocabulary import NOTE_OFF, TIME_SHIFT
-from tinyperceiver.teaching import learnt, measuring, records
+from tinyperceiver.teaching import measuring, records
 from tinyperceiver.teaching.music import played
 
 pytestmark = pytest.mark.numeric
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.numeric
 def served(tmp_path, monkeypatch):
     """The record that a server has, for a notebook that stands alone, as on Colab."""
     served, alone = tmp_path / "served", tmp_path / "alone"
-    (served / learnt.RECORD).parent.mkdir(parents=True)
-    shutil.copy(records.BOOK / learnt.RECORD, served / learnt.RECORD)
+    (served / records.MEASURED).parent.mkdir(parents=True)
+    shutil.copy(records.BOOK / records.MEASURED, served / records.MEASURED)
     alone.mkdir()
     monkeypatch.chdir(alone)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -34,22 +34,22 @@ def served(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(records, "BOOK", tmp_path / "absent")
         monkeypatch.setattr(records, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
-        yield served / learnt.RECORD
+        yield served / records.MEASURED
         server.shutdown()
 
 
 def test_a_record_that_is_not_there_is_fetched_once(served):
     expected = json.loads(served.read_bytes())
-    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == expected
+    assert records.recorded_numbers.__wrapped__(records.MEASURED) == expected
     served.unlink()
-    assert records.recorded_numbers.__wrapped__(learnt.RECORD) == expected
+    assert records.recorded_numbers.__wrapped__(records.MEASURED) == expected
 
 
 def test_a_record_that_is_damaged_or_of_another_version_is_refused(served):
     served.write_bytes(served.read_bytes()[:-100])
     with pytest.raises(DownloadError, match="damaged, or another file"):
-        records.recorded_file(learnt.RECORD)
-    assert not Path(learnt.RECORD).exists()
+        records.recorded_file(records.MEASURED)
+    assert not Path(records.MEASURED).exists()
 
 
 def on(pitch: int) -> int:

@@ -13,6 +13,7 @@ from tinyperceiver.training.config import TrainingConfig
 BOOK = Path(__file__).parents[2] / "book"
 # Of all files in book/runs, as `sha256sum` writes it; scripts/fill_chapters.py renews it.
 HASHES = Path(__file__).parents[1] / "assets" / "recorded.sha256"
+MEASURED = "runs/tiny/measured.json"  # see `measured`
 ADDRESS = "https://raw.githubusercontent.com/tinyperceiver/tinyperceiver/main/book/"
 
 
@@ -34,6 +35,11 @@ def recorded_file(path: str) -> Path:
     lines = HASHES.read_text(encoding="utf-8").splitlines()
     hashes = {name: sha256 for sha256, name in map(str.split, lines)}
     return download(ADDRESS + path, local, hashes[path])
+
+
+def measured() -> dict:
+    """What `scripts/measure_checkpoint.py` measured of the model that ships."""
+    return recorded_numbers(MEASURED)
 
 
 @cache
