@@ -98,9 +98,10 @@ def test_released_model_has_its_parameters():
 
 def test_parameter_counts_in_the_comment_are_right():
     source = inspect.getsource(tinyperceiver.model.config)
-    comment = re.search(r"# Name -> shape\. Parameters: (.*)\.\n", source)[1]
+    comment = re.search(r"# Name -> shape\.((?:.*\n# )*.*)", source)[1].replace("\n#", "")
     stated = {
-        name: int(count.replace(",", "")) for name, count in re.findall(r"(\w+) ([\d,]+)", comment)
+        name: int(count.replace(",", ""))
+        for name, count in re.findall(r'"(\w+)"(?: has)? ([\d,]+)', comment)
     }
     assert stated == {name: on_meta(config).num_parameters for name, config in PRESETS.items()}
 
