@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from tinyperceiver.training.config import (
     learning_rate_at,
 )
 from tinyperceiver.training.devices import make_fabric
+from tinyperceiver.training.journal import Journal
 from tinyperceiver.training.step import (
     make_optimizers,
     nats_per_token,
@@ -766,6 +768,20 @@ def test_two_runs_at_once(folder, tmp_path, cpu):
     train(CONFIG, folder, tmp_path, fabric=cpu, stop_after=1)
     with alone_in(tmp_path):
         assert len(losses(tmp_path)) == 1, "a run that is over leaves the folder free"
+
+
+def test_all_processes_hear_that_the_folder_is_locked(tmp_path):
+    """Only the first one asks for the lock; the others waited for it without end."""
+    sent = []
+    first = SimpleNamespace(is_global_zero=True, broadcast=lambda x: sent.append(x) or x)
+    second = SimpleNamespace(is_global_zero=False, broadcast=lambda _: sent[-1])
+    with alone_in(tmp_path):
+        for fabric in (first, second):
+            with pytest.raises(TrainingError, match="another run is at work"):
+                Journal(fabric, tmp_path, range(2))
+    for fabric in (first, second):
+        with Journal(fabric, tmp_path, range(2)) as journal:
+            assert journal.is_open == fabric.is_global_zero
 
 
 def test_a_machine_that_does_not_see_the_folder_is_told(folder, tmp_path, cpu, monkeypatch):

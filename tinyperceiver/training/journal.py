@@ -28,13 +28,17 @@ class Journal:
     def __init__(self, fabric: "Fabric", out: Path, steps: range) -> None:
         self.out = out
         self.is_open = fabric.is_global_zero
+        self.stack, refusal = ExitStack(), None
+        if self.is_open:
+            try:
+                self.stack.enter_context(alone_in(out))
+            except FolderError as error:
+                refusal = str(error)
+        # All processes hear of it: the others would wait for the first one without end.
+        if refusal := fabric.broadcast(refusal):
+            raise TrainingError(refusal)
         if not self.is_open:
             return
-        self.stack = ExitStack()
-        try:
-            self.stack.enter_context(alone_in(out))
-        except FolderError as error:
-            raise TrainingError(str(error)) from error
         self._forget_after(steps.start)
         self.board = None
         with suppress(ImportError):
