@@ -1,11 +1,9 @@
 """Chapter 4: a head of four pairs, to turn by hand."""
 
+import cmath
 from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
-
-from tinyperceiver.model.rotary import apply_rotation, rotation_at
 from tinyperceiver.teaching.slider import Slider, slider_figure
 from tinyperceiver.teaching.style import BLUE, GREEN, GREY
 
@@ -15,6 +13,9 @@ if TYPE_CHECKING:
 SPEEDS = (1.0, 0.1, 0.01, 0.001)  # of a head with 8 channels, base 10,000
 QUERY = (0.8, 0.5, -0.4, 0.8, 0.7, -0.6, 0.3, 0.9)
 KEY = (0.9, -0.3, 0.5, 0.7, 0.9, 0.2, -0.3, 0.8)
+TOP = sum(  # no score is higher
+    abs(complex(*QUERY[p : p + 2]) * complex(*KEY[p : p + 2])) for p in range(0, 8, 2)
+)
 FARTHEST = 60  # the greatest distance, in tokens
 KEYS = range(0, FARTHEST + 1, 5)  # few: the page carries all combinations
 SHIFTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -38,7 +39,7 @@ def rotary_dial() -> "HTML":
 
 def dial_state(query: int, key: int, shift: int) -> str:
     """The arrows of a query and a key at two positions, both shifted, and their score."""
-    parts = products(query - key)
+    parts = products(query + shift, key + shift)
     clocks = "".join(_clock(p, query + shift, key + shift, part) for p, part in enumerate(parts))
     i, j, distance, score = (
         f"<span>{text}</span>"
@@ -53,25 +54,26 @@ def dial_state(query: int, key: int, shift: int) -> str:
         '<p style="margin:.2em 0">Arrows: query, solid with a round tip; key, dashed with a '
         "square tip. The numbers below are the products of the pairs. They add up to the "
         f'score.</p><div style="display:flex;gap:.4em;max-width:36em">{clocks}</div>'
-        f"{_graph(query - key)}"
+        f"{_graph(query - key, sum(parts))}"
         '<p aria-live="polite" style="margin:.2em 0;font-weight:600">'
         f"Query at {i}, key at {j}: distance {distance}, score {score}.</p>"
     )
 
 
 @cache
-def _turned(x: tuple[float, ...], position: int) -> list[float]:
-    """Eight channels turned as the package does: (8)."""
-    channels = torch.tensor(x)[None, None, None]  # (1, 1, 1, 8)
-    rotation = rotation_at(torch.tensor([[position]]), len(x))
-    return apply_rotation(channels, rotation).flatten().tolist()
+def _turned(x: tuple[float, ...], position: int) -> list[complex]:
+    """The pairs of eight channels, turned: (4), each as one complex number."""
+    pairs = [complex(*x[p : p + 2]) for p in range(0, 8, 2)]
+    # In double precision, so that a shift changes none of the digits that are shown.
+    return [
+        pair * cmath.exp(1j * speed * position) for pair, speed in zip(pairs, SPEEDS, strict=True)
+    ]
 
 
-@cache
-def products(distance: int) -> list[float]:
-    """What each of the four pairs adds to the score at a distance in tokens."""
-    of_channels = [a * b for a, b in zip(_turned(QUERY, distance), KEY, strict=True)]
-    return [sum(of_channels[p : p + 2]) for p in range(0, 8, 2)]
+def products(i: int, j: int) -> list[float]:
+    """What each pair adds to the score of a query and a key at two positions: (4)."""
+    turned = zip(_turned(QUERY, i), _turned(KEY, j), strict=True)
+    return [(q * k.conjugate()).real for q, k in turned]
 
 
 def _signed(x: float) -> str:
@@ -85,8 +87,7 @@ def _clock(p: int, i: int, j: int, product: float) -> str:
         (QUERY, i, BLUE, "none", '<circle r="6"/>'),
         (KEY, j, GREEN, "7 4", '<rect x="-5" y="-5" width="10" height="10"/>'),
     ):
-        right, up = _turned(x, position)[2 * p : 2 * p + 2]
-        end = f"{50 * right:.1f} {-50 * up:.1f}"
+        end = f"{50 * _turned(x, position)[p].real:.1f} {-50 * _turned(x, position)[p].imag:.1f}"
         arrows += (
             f'<path d="M0 0L{end}" stroke="{color}" stroke-width="4" stroke-dasharray="{dash}"/>'
             f'<g fill="{color}" transform="translate({end})">{tip}</g>'
@@ -102,40 +103,39 @@ def _clock(p: int, i: int, j: int, product: float) -> str:
     )
 
 
+def _height(score: float) -> str:
+    return f"{MIDDLE - HEIGHT * score / TOP:.1f}"
+
+
 @cache
-def _wave() -> tuple[list[tuple[str, str]], str]:
-    """Where the score at each distance lies in the graph, and what stands around it."""
-    scores = [sum(products(r)) for r in range(-FARTHEST, FARTHEST + 1)]
-    top = max(map(abs, scores))
-    points = [
-        (f"{LEFT + STEP * place}", f"{MIDDLE - HEIGHT * score / top:.1f}")
-        for place, score in enumerate(scores)
-    ]
+def _wave() -> str:
+    """The score at every distance, with its axes."""
     right, text = LEFT + STEP * 2 * FARTHEST, 'font-size="13" fill="currentColor"'
+    distances = range(-FARTHEST, FARTHEST + 1)
+    place = {r: LEFT + STEP * (r + FARTHEST) for r in distances}
+    points = " ".join(f"{place[r]},{_height(sum(products(r, 0)))}" for r in distances)
     ticks = "".join(
-        f'<text x="{points[r + FARTHEST][0]}" y="166" text-anchor="middle" {text}>'
+        f'<text x="{place[r]}" y="166" text-anchor="middle" {text}>'
         f"{str(r).replace('-', '−')}</text>"
-        for r in range(-FARTHEST, FARTHEST + 1, 30)
+        for r in distances[::30]
     )
-    return points, (
+    return (
         f'<line x1="{LEFT}" y1="{MIDDLE}" x2="{right}" y2="{MIDDLE}" stroke="{GREY}"/>'
         f'<text x="{LEFT - 8}" y="{MIDDLE + 4}" text-anchor="end" {text}>0</text>'
         f'<text x="{LEFT}" y="12" {text}>score</text>{ticks}'
         f'<text x="{(LEFT + right) / 2}" y="185" text-anchor="middle" {text}>'
-        "distance i − j, in tokens</text>"
-        f'<polyline points="{" ".join(map(",".join, points))}" fill="none" '
+        f'distance i − j, in tokens</text><polyline points="{points}" fill="none" '
         'stroke="currentColor" stroke-width="1.8"/>'
     )
 
 
-def _graph(distance: int) -> str:
-    """The score at every distance, and a dot at this one."""
-    points, around = _wave()
-    x, y = points[distance + FARTHEST]
+def _graph(distance: int, score: float) -> str:
+    """The score at every distance, and a dot at this distance and this score."""
     return (
         '<svg role="img" aria-label="The score against the distance of query and key, from −60 to '
         '60 tokens: a wave, and a dot at the present distance." '
         f'viewBox="0 0 {LEFT + STEP * 2 * FARTHEST + 20} 190" '
         'style="display:block;width:100%;max-width:36em;height:auto">'
-        f'{around}<circle cx="{x}" cy="{y}" r="6" fill="{BLUE}"/></svg>'
+        f'{_wave()}<circle cx="{LEFT + STEP * (distance + FARTHEST)}" cy="{_height(score)}" r="6" '
+        f'fill="{BLUE}"/></svg>'
     )
