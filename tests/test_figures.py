@@ -20,6 +20,7 @@ from tinyperceiver.teaching import reference
 from tinyperceiver.teaching.drawing import LATENTS, PREFIX
 from tinyperceiver.teaching.figures import (
     attention,
+    counting,
     decoder,
     events,
     giantmidi,
@@ -161,6 +162,57 @@ def test_lines_lead_from_a_moment_to_its_tokens():
             expected.append((now, (place + 0.5) * slot))
     found = [tuple(line.get_xdata()) for line in ax.lines]
     assert rounded(found) == rounded(expected)
+
+
+# Chapter 3
+
+ORDERS = [
+    {"order": 1, "distinct": 9, "once": 4, "valid_seen": 1.0, "train": 4.5, "valid": 4.6},
+    {"order": 2, "distinct": 40, "once": 30, "valid_seen": 0.5, "train": 3.0, "valid": 3.9},
+    {"order": 3, "distinct": 90, "once": 80, "valid_seen": 0.1, "train": 1.0, "valid": 5.0},
+]
+
+
+def test_the_price_is_the_logarithm_of_one_in_p():
+    (ax,) = counting.draw_price(np.full(388, 0.125)).axes
+    assert points(ax, ORANGE) == rounded((p, np.log(1 / p)) for p in (1 / 388, 0.125, 1))
+    assert all(round(-np.log(p), 2) == round(y, 2) for p, y in ax.lines[0].get_xydata())
+
+
+def test_each_row_of_the_matrix_is_a_probability_on_a_scale_of_logarithms():
+    counts = np.zeros((388, 388), int)
+    counts[3, [0, 1, 2]], counts[7, 9] = (90, 9, 1), 5
+    image = counting.draw_bigrams(counts).axes[0].images[0].get_array()
+    scale = {0.9: 0.9886, 0.09: 0.7386, 0.01: 0.5, 1: 1.0}  # 0 at 0.0001
+    assert np.allclose(image[3, :3], [scale[0.9], scale[0.09], scale[0.01]], atol=1e-4)
+    assert image[7, 9] == 1 and np.count_nonzero(image) == 4
+
+
+def test_runs_that_occur_and_occur_again():
+    left, right = counting.draw_sparsity(ORDERS).axes
+    values = [line.get_ydata().tolist() for line in left.lines]
+    assert values == [[388, 388**2, 388**3], [9, 40, 90], [5, 10, 10]]
+    assert [bar[3] for bar in bars(right)] == [100, 50, 10]
+
+
+def test_the_best_order_is_that_of_held_out_music():
+    small, large = counting.draw_orders([(4.0, 5.0), (2.0, 4.5), (0.1, 4.9)], ORDERS).axes
+    assert points(small, BLUE, "o") == [(1, 5), (2, 4.5), (3, 4.9)]
+    assert points(large, ORANGE, "s") == [(1, 4.5), (2, 3), (3, 1)]
+    assert [ax.texts[0].get_text() for ax in (small, large)] == ["4.50", "3.90"]
+    assert [ax.texts[0].xy[0] for ax in (small, large)] == [2, 2]
+
+
+def test_the_eight_notes_that_surprise_most_are_marked():
+    tokens = encode_midi(load_piece("mozart-sonata"))[:200]
+    nats, now, keys = np.random.default_rng(0).permutation(200) / 7, 0, []
+    for place, token in enumerate(tokens):
+        now += token - 255 if 256 <= token < 356 else 0
+        keys += [(nats[place], now / 100, token)] if token < 128 else []
+    top = sorted(keys)[-8:]
+    roll, below = counting.draw_surprise(tokens, nats).axes
+    assert points(roll, PINK) == rounded((time, pitch) for _, time, pitch in top)
+    assert points(below, PINK) == rounded((time, nat) for nat, time, _ in top)
 
 
 # Chapter 4

@@ -12,6 +12,7 @@ from tinyperceiver.dataset.windows import IGNORED, Batch
 from tinyperceiver.model.rotary import apply_rotation, rotation_at
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
+from tinyperceiver.teaching.interactive.counting import next_token
 from tinyperceiver.teaching.interactive.events import byte_state
 from tinyperceiver.teaching.interactive.giantmidi import step_state
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
@@ -126,6 +127,32 @@ def test_the_playhead_says_what_sounds_and_what_is_read(browser):
         assert len(bold) == len(read)
     page.click(".back")
     assert page.inner_text("output") == "1.00 s"
+
+
+# Chapter 3
+
+
+def test_a_row_of_the_bigram_table_is_said_and_drawn(browser):
+    counts = np.zeros((388, 388), int)
+    counts[60, [188, 265]], counts[62, 300], counts[265, [60, 188, 376, 64]] = (
+        (1, 3),
+        7,
+        (4, 3, 2, 1),
+    )
+    page = new_context(browser).new_page()
+    page.set_content(next_token(counts).data)
+    says = (
+        "After wait 100 ms, met 10 times, most often: note on C4 (40.0 %), note off C4 (30.0 %), "
+    )
+    assert page.inner_text(".says").startswith(says + "velocity 80 (20.0 %), note on E4 (10.0 %)")
+    page.select_option("select", "note on")
+    assert page.inner_text("output") == "note on D4", "the middle of those that occur"
+    page.evaluate(MOVE, [0])
+    assert page.inner_text(".says") == (
+        "After note on C4, met 4 times, most often: wait 100 ms (75.0 %), note off C4 (25.0 %)."
+    )
+    heights = re.findall(r"v-([\d.]+)", page.get_attribute(".bars", "d"))
+    assert heights == ["32.0", "96.0"]
 
 
 # Chapter 4

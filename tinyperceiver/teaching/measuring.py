@@ -171,3 +171,20 @@ def likeness_by_lag(pieces: Iterable[np.ndarray], lags: int) -> np.ndarray:
         is_whole = all(map(len, row))
         rows.append([p.mean() for p in row] if is_whole else [np.nan] * lags)
     return np.array(rows).reshape(-1, lags)
+
+
+def longest_copy(
+    tokens: list[int], pieces: dict[str, np.ndarray]
+) -> tuple[int, int, str]:
+    """The longest run of `tokens` that stands in a piece: place, length, the piece's name."""
+    text = "".join(map(chr, tokens))
+    place, best, source = 0, 0, ""
+    for name, piece in pieces.items():
+        whole = "".join(map(chr, piece))
+        start = 0
+        while start + best < len(text):
+            if text[start : start + best + 1] in whole:
+                place, best, source = start, best + 1, name
+            else:
+                start += 1
+    return place, best, source

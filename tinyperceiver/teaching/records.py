@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,3 +104,19 @@ def read_run(folder: str) -> Run:
 
 def _lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# What was counted on GiantMIDI-Piano, in the package's assets
+
+
+def recorded_run() -> dict:
+    """What `scripts/count_ngrams.py` measured on GiantMIDI-Piano."""
+    file = resources.files("tinyperceiver") / "assets" / "ngrams" / "results.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def bigram_counts() -> np.ndarray:
+    """How often token b follows token a in its training part: (388, 388), [a, b]."""
+    path = resources.files("tinyperceiver") / "assets" / "ngrams" / "bigrams.npz"
+    with path.open("rb") as file, np.load(file) as arrays:
+        return arrays["counts"].astype(np.int64)
