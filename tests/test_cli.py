@@ -236,8 +236,9 @@ def test_the_other_encoding_is_decoded_by_its_own_rules(folder, run, option):
 
 def test_a_shipped_piece_is_a_prompt_by_its_name(folder, run):
     short = ("--max-new-tokens", 1, "--prompt-tokens", 30, "--checkpoint", HUB)
-    assert run("generate", "mozart-sonata", "-o", "out.mid", *short)[0] == 0
-    assert notes_of("out.mid")
+    for _ in range(2):  # the second time out.mid is there
+        assert run("generate", "mozart-sonata", "-o", "out.mid", *short)[0] == 0
+        assert notes_of("out.mid")
 
 
 @pytest.mark.parametrize("cut", [0, 6, 9])

@@ -1,4 +1,22 @@
-"""Perceiver AR for symbolic piano music: from a MIDI file to a model that continues it."""
+"""Perceiver AR for symbolic piano music: from a MIDI file to a model that continues it.
+
+The folders, each of which imports only those before it:
+
+- `files`: files and downloads that are whole or not there at all
+- `music`: between MIDI files and tokens
+- `sound`: from notes to what is heard and seen
+- `model`: the model, from its smallest part to the whole
+- `engines`: decoding step by step, on CPUs by ONNX Runtime and on GPUs by PyTorch
+- `generation`: from logits to new tokens
+- `checkpoints`: models on disk and on the hub
+- `dataset`: from MIDI files to windows of tokens to train on
+- `training`: training, fine-tuning and measuring a model
+- `music_pipeline`, `transformers_bridge`: the released model's card, without and with
+  Transformers
+- `studio`: a panel in a notebook that continues prompts
+- `cli`: the command line
+- `teaching`: figures and exercises of the book, which nothing else imports
+"""
 
 import importlib
 import os

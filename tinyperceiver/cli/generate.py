@@ -216,7 +216,8 @@ def _check_files(
     """Before the work, not after it: can everything be written?"""
     for path in outputs:
         check_writable(path, {".mid", ".midi"})
-        if prompt is not None and path.exists() and path.samefile(Path(prompt)):
+        is_prompt = prompt is not None and path.exists() and Path(prompt).exists()
+        if is_prompt and path.samefile(prompt):
             raise CommandError(
                 f"{path} is the file to continue, and would be overwritten: give --output "
                 f"another name"

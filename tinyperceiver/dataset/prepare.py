@@ -119,7 +119,7 @@ def prepare_giantmidi(
             file that takes too long ends its process.
         sha256: the hash that the zip must have, in hexadecimal.
         encode: bytes of a file to tokens; a function that other processes can import.
-        seconds_per_file: so long may a file take.
+        seconds_per_file: a file that takes longer is left out.
         progress: show a bar; by default where there is a terminal.
 
     Returns:

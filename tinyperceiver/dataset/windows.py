@@ -1,4 +1,4 @@
-"""Token files, and windows of them to train and to measure on.
+"""Windows of a token file, to train and to measure on.
 
 Axis letters: B batch, n tokens in the window, m prefix, l latents; n = m + l.
 """

@@ -1,7 +1,7 @@
 """Tokens of many MIDI files, by processes or machines that may die.
 
 The files are worked on in units of a few. Each unit's result is a file of its own, so
-that a run that is killed can be gone on with.
+that an interrupted run can be resumed.
 """
 
 import faulthandler

@@ -1,4 +1,4 @@
-"""From logits to the next token: filters, a grammar of what can be played, the draw.
+"""From logits to the next token: filters, then the draw.
 
 Axis letters: B batch, n tokens, V vocabulary.
 """

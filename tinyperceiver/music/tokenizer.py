@@ -39,8 +39,6 @@ from tinyperceiver.music.vocabulary import (
 if TYPE_CHECKING:
     import torch
     from pretty_midi import Note, PrettyMIDI
-if TYPE_CHECKING:
-    from pretty_midi import PrettyMIDI
 
 __all__ = ["decode_midi", "decode_notes", "encode_midi", "encode_performance"]
 

@@ -1,10 +1,5 @@
 """The vocabulary: which token means what, and the units of time and loudness."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "LONGEST_SHIFT",
     "MAX_NOTES",

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["mp3_bytes", "wav_bytes"]
 
 
-# Files
-
-
 def wav_bytes(audio: "PrettyMIDI | np.ndarray", sample_rate: int = 44_100) -> bytes:
     """Return a WAV file, 16 bits, mono: 5.3 MB a minute.
 

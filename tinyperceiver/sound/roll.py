@@ -15,9 +15,6 @@ __all__ = ["BLUE", "Roll", "octaves", "piano_roll", "roll_of"]
 BLUE, ORANGE = "#1c78c8", "#d97b0b"
 
 
-# Pictures
-
-
 class Roll(NamedTuple):
     """The contents of a piano roll, in seconds and MIDI pitches."""
 

@@ -47,9 +47,6 @@ class SoundFontError(RenderError, OSError):
     """A sound font is missing or cannot be played. Names the file and the reason."""
 
 
-# Synthesis
-
-
 @functools.cache
 def synthesizer() -> str:
     """Return which synthesizer `render` uses: "fluidsynth" or "tinysoundfont".

@@ -5,7 +5,6 @@ import html
 import itertools
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,16 +25,11 @@ except ImportError as error:
     raise ImportError(
         "the studio is made of ipywidgets, which is not installed: pip install ipywidgets"
     ) from error
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["LiveSound", "base64_of", "run_script"]
 
 RATE = 22_050  # Hz, of the sound while the model writes
 PIECE = 1.0  # seconds of music that go to the browser at a time
-
-# Sound while the model writes
-
 
 # Plays pieces of sound end to end. They may come out of order, and twice to two views.
 _HEAR = """

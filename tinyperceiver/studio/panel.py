@@ -51,9 +51,6 @@ ask(100);
 """
 
 
-# The panel
-
-
 class Studio:
     """The panel; show it as the last value of a cell.
 

@@ -153,9 +153,6 @@ def fitting(length: int, settings: Mapping) -> dict:
     return {**settings, "prefix_len": prefix_len, "num_latents": num_latents}
 
 
-# Without a kernel
-
-
 def read_takes(path: str | os.PathLike[str]) -> list[Take]:
     """The takes that `scripts/record_takes.py` has written.
 

@@ -69,8 +69,8 @@ def check_run(
         )
     if different := _differences(run, path):
         raise TrainingError(
-            f"{out} holds a run with other {', '.join(different)}: name another "
-            f"folder, or remove this one to begin again"
+            f"{out} holds another run: {'; '.join(different)}. Name another folder, or "
+            f"continue that run with its own settings and data"
         )
     fabric.barrier()
 
@@ -112,7 +112,7 @@ def _check_work(
 
 
 def _differences(run: dict, path: Path) -> list[str]:
-    """Names of what differs between this run and the one that `path` records."""
+    """What differs between this run and the one that `path` records, in words."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         # What a later version adds to a configuration had its default then.
@@ -121,12 +121,17 @@ def _differences(run: dict, path: Path) -> list[str]:
         if is_resumed and (path.parent / STATE).exists():
             # The save holds what they became, so they need not be fetched again.
             before["data"].pop("initial_weights", None)
-        return sorted(
-            name
-            for part in run
-            for name in run[part] | before[part]
-            if run[part].get(name) != before[part].get(name)
-        )
+        then, now = before["config"], run["config"]
+        found = [
+            f"{name} was {json.dumps(then.get(name))} and is {json.dumps(now.get(name))}"
+            for name in sorted(now | then)
+            if now.get(name) != then.get(name)
+        ]
+        then, now = before["data"], run["data"]
+        changed = [
+            name for name in sorted(now | then) if now.get(name) != then.get(name)
+        ]
+        return found + [f"its {name} was another" for name in changed]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path} is not of a run of training: {error}") from error
 
