@@ -213,6 +213,7 @@ def test_round_trip_is_exact(tmp_path):
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert settings == {
         "format": "tinyperceiver-1",
+        "model_type": "perceiver-ar-symbolic-audio-model",
         **asdict(model.config),
         "weights_sha256": digest,
     }

@@ -333,6 +333,45 @@ def test_tiny_and_own_folders(tmp_path):
     assert found == SymbolicAudioPipeline(tiny)(PROMPT, **options)
 
 
+OWN = """
+import json
+
+from pretty_midi import PrettyMIDI
+from transformers import AutoModelForCausalLM, pipeline
+
+import tinyperceiver.huggingface
+
+prompt, results = PrettyMIDI("prompt.mid"), []
+for folder in (tinyperceiver.huggingface.TINY, "runs/x/best"):
+    for model in (folder, AutoModelForCausalLM.from_pretrained(folder)):
+        continue_music = pipeline("symbolic-audio-generation", model=model, device="cpu")
+        results.append(continue_music(prompt, max_new_tokens=6, return_type="tensors"))
+print(json.dumps(results))
+"""
+
+
+def test_transformers_own_calls_open_our_folders_and_tiny_without_the_hub(tmp_path):
+    PROMPT.write(str(tmp_path / "prompt.mid"))
+    tiny = PerceiverAR.from_pretrained("tiny")
+    tiny.save_pretrained(tmp_path / "runs" / "x" / "best")
+    # Nobody answers there: a question to the hub would be a line of the log, or an error.
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    results = json.loads(in_new_python(OWN, cwd=tmp_path, **env))
+    options = {"max_new_tokens": 6, "return_type": "tensors"}
+    assert results == [SymbolicAudioPipeline(tiny)(PROMPT, **options)] * 4
+
+
+def test_a_folder_saved_without_a_model_type_still_loads(tmp_path):
+    tiny = PerceiverAR.from_pretrained("tiny")
+    config = tiny.save_pretrained(tmp_path) / "config.json"
+    settings = json.loads(config.read_text())
+    assert settings.pop("model_type") == PerceiverSymbolicAudioModelConfig.model_type
+    config.write_text(json.dumps(settings))
+    assert same_weights(PerceiverAR.from_pretrained(tmp_path), tiny)
+    again = PerceiverSymbolicAudioModel.from_pretrained(tmp_path)
+    assert same_weights(again.backend_model, tiny)
+
+
 # Training
 
 

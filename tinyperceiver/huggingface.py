@@ -4,11 +4,13 @@ from tinyperceiver.transformers_bridge.audio_pipeline import (
     SymbolicAudioGenerationPipeline,
 )
 from tinyperceiver.transformers_bridge.model import (
+    TINY,
     PerceiverSymbolicAudioModel,
     PerceiverSymbolicAudioModelConfig,
 )
 
 __all__ = [
+    "TINY",
     "PerceiverSymbolicAudioModel",
     "PerceiverSymbolicAudioModelConfig",
     "SymbolicAudioGenerationPipeline",

@@ -5,7 +5,8 @@ Three layouts hold the same weights:
 - the hub's, of the library that trained the released model (the peer, perceiver-io 0.11):
   config.json with a `model_config`, and model.safetensors or pytorch_model.bin;
 - that library's Lightning training checkpoint: one pickled file, see `convert_checkpoint`;
-- ours: config.json, marked with a `format`, and model.safetensors with our names.
+- ours: config.json, marked with a `format`, and model.safetensors with our names. Its
+  `model_type` is for Transformers; folders from before we wrote it load all the same.
 
 A pickled file can run code when it is read. It is only ever read with
 `weights_only=True`.
@@ -35,6 +36,7 @@ from tinyperceiver.checkpoints.hub import fetch_from_hub
 from tinyperceiver.checkpoints.released import (
     HUB_REQUIRED,
     IGNORED,
+    MODEL_TYPE,
     PEER_SPEEDS,
     check_speeds,
     peer_name,
@@ -69,7 +71,8 @@ def from_pretrained(
     )
     source, settings = folder / CONFIG, read_json(folder / CONFIG)
     if "format" in settings:
-        config = make_config(settings, source, OWN_REQUIRED, {"weights_sha256"})
+        others = {"model_type", "weights_sha256"}
+        config = make_config(settings, source, OWN_REQUIRED, others)
         weights, prefix = find_own_weights(folder, settings), None
     elif isinstance(settings.get("model_config"), dict):
         peer_settings = settings["model_config"] | {
@@ -161,10 +164,9 @@ def save_pretrained(
             raise CheckpointError(
                 f"{name} has values beyond the range of {dtype}: use another"
             )
+    settings = OWN_REQUIRED | {"model_type": MODEL_TYPE} | asdict(model.config)
     write_checkpoint(
-        folder,
-        tensors,
-        lambda digest: OWN_REQUIRED | asdict(model.config) | {"weights_sha256": digest},
+        folder, tensors, lambda digest: settings | {"weights_sha256": digest}
     )
     return folder
 

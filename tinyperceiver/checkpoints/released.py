@@ -11,6 +11,7 @@ from tinyperceiver.model.config import PerceiverConfig
 __all__ = [
     "HUB_REQUIRED",
     "IGNORED",
+    "MODEL_TYPE",
     "PEER_NAMES",
     "PEER_SPEEDS",
     "check_speeds",
@@ -58,7 +59,9 @@ IGNORED = {
     "validation_sample_prompt",
     "validation_sample_record",
 }
-HUB_REQUIRED = REQUIRED | {"model_type": "perceiver-ar-symbolic-audio-model"}
+# By this name Transformers finds the class of a model, in the hub's layout and in ours.
+MODEL_TYPE = "perceiver-ar-symbolic-audio-model"
+HUB_REQUIRED = REQUIRED | {"model_type": MODEL_TYPE}
 
 
 def peer_name(name: str) -> str:

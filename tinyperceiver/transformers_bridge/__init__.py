@@ -8,6 +8,10 @@
 
     audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
 
+In place of a model id of the hub, folders that `PerceiverAR.save_pretrained` or a run of
+training wrote are taken. Transformers looks for any name without a folder on the hub, "tiny"
+as well: the folder of the shipped model is `tinyperceiver.huggingface.TINY`.
+
 Classes are called as in the library that trained the released model. They are thin:
 `model` leaves reading and writing to `tinyperceiver.checkpoints`, and `audio_pipeline` leaves
 the prompts to `tinyperceiver.music_pipeline`.

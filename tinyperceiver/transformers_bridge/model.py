@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from tinyperceiver.checkpoints.folder import CheckpointError, write_checkpoint
 from tinyperceiver.checkpoints.pretrained import SHIPPED, find_folder, from_pretrained
 from tinyperceiver.checkpoints.released import (
-    HUB_REQUIRED,
+    MODEL_TYPE,
     REQUIRED,
     peer_config,
     peer_tensors,
@@ -29,7 +29,10 @@ from tinyperceiver.checkpoints.released import (
 from tinyperceiver.model.config import PRESETS, PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
-__all__ = ["PerceiverSymbolicAudioModel", "PerceiverSymbolicAudioModelConfig"]
+__all__ = ["TINY", "PerceiverSymbolicAudioModel", "PerceiverSymbolicAudioModelConfig"]
+
+# The folder of the shipped model: Transformers would look for the name "tiny" on the hub.
+TINY = SHIPPED["tiny"]
 
 # What Transformers passes along by itself, or what changes nothing here: weights are
 # always checked, never pickled code, and one file.
@@ -47,7 +50,7 @@ HARMLESS = {
 class PerceiverSymbolicAudioModelConfig(PreTrainedConfig):
     """config.json of the hub's layout: the model's shape is in `model_config`."""
 
-    model_type = HUB_REQUIRED["model_type"]
+    model_type = MODEL_TYPE
 
     def __init__(
         self, model_config: dict | None = None, is_decoder: bool = True, **kwargs
