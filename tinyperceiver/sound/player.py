@@ -78,7 +78,7 @@ def play(
         font = html.escape(Path(soundfont).name if soundfont else "TimGM6mb.sf2")
         facts = [f"{len(samples) / 22_050:.1f} s", f"{len(roll.bars)} notes"]
         facts.append(f"sound: {synthesizer()}, {font}")
-    elif roll.bars:
+    elif roll.bars and not sound:
         parts.append(_svg_roll(roll))
         facts = [f"{roll.seconds:.1f} s", f"{len(roll.bars)} notes", "without sound"]
     if roll.split is not None:
