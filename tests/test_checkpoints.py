@@ -21,11 +21,12 @@ from conftest import GOLDEN, REFERENCE
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from tinyperceiver.checkpoints import convert, pretrained
 from tinyperceiver.checkpoints import folder as files
+from tinyperceiver.checkpoints import pretrained
 from tinyperceiver.checkpoints.convert import convert_checkpoint
 from tinyperceiver.checkpoints.folder import CheckpointError
 from tinyperceiver.checkpoints.released import PEER_NAMES, PEER_SPEEDS, peer_name
+from tinyperceiver.files import download as downloads
 from tinyperceiver.model.config import PRESETS, PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
@@ -692,6 +693,12 @@ class Files(Handler):
             self.answer(200, body, Content_Length=None)
         elif name == "nolength-short.ckpt":
             self.answer(200, body, Content_Length=None, send=len(body) // 2)
+        elif name == "again.ckpt" and "Range" in self.headers:
+            begin = int(self.headers["Range"][len("bytes=") : -1])
+            span = f"bytes {begin}-{len(body) - 1}/{len(body)}"
+            self.answer(206, body[begin:], ETag='"1"', Content_Range=span)
+        elif name == "again.ckpt":
+            self.answer(200, body, ETag='"1"', send=len(body) // 2)
         elif name == "breaks.ckpt":
             self.answer(200, body, send=len(body) // 2)
         elif name == "wronglength.ckpt":
@@ -704,20 +711,41 @@ class Files(Handler):
             self.answer(404, b"no")
 
 
-@pytest.mark.parametrize("name", ["good.ckpt", "moved.ckpt", "nolength.ckpt"])
-def test_convert_from_a_server(serve, tmp_path, name, capfd):
+@pytest.fixture
+def no_pause(monkeypatch):
+    """The next attempt of a download follows at once."""
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("name", ["good.ckpt", "moved.ckpt", "nolength.ckpt", "again.ckpt"])
+def test_convert_from_a_server(serve, tmp_path, name, capfd, no_pause):
     digest = hashlib.sha256(TRAINING.read_bytes()).hexdigest()
     model = convert_checkpoint(tmp_path / "out", f"{serve(Files).url}/{name}", sha256=digest)
     assert same_weights(model, PerceiverAR.from_pretrained(HUB))
     assert same_weights(model, PerceiverAR.from_pretrained(tmp_path / "out"))
     assert name in capfd.readouterr().err  # the progress bar
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_download_that_broke_off_goes_on_in_the_next_call(serve, tmp_path, monkeypatch):
+    server = serve(Files)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(downloads.time, "sleep", interrupt)
+        convert_checkpoint(tmp_path / "out", f"{server.url}/again.ckpt")
+    assert not (tmp_path / "out").exists()
+    convert_checkpoint(tmp_path / "out", f"{server.url}/again.ckpt")
+    assert len(server.seen) == 2, "one half in each call"
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("breaks.ckpt", "the transfer broke off after 456,843 of 913,686 bytes. Try again"),
-        ("longer.ckpt", "the transfer broke off after 913,686 of 913,693 bytes. Try again"),
+        ("breaks.ckpt", r"broke off after 456,843 of 913,686 bytes \(5 attempts; .* are kept"),
+        ("longer.ckpt", r"broke off after 913,686 of 913,693 bytes \(5 attempts; .* are kept"),
         ("wronglength.ckpt", "can't be read: it is truncated. Fetch it again"),
         ("nolength-short.ckpt", "can't be read: it is truncated. Fetch it again"),
         ("page.ckpt", "can't be read: it is damaged, or no file of tensors"),
@@ -725,20 +753,20 @@ def test_convert_from_a_server(serve, tmp_path, name, capfd):
         ("silent.ckpt", "could not be downloaded: Remote end closed connection"),
     ],
 )
-def test_bad_transfers_are_errors_and_leave_nothing(serve, tmp_path, monkeypatch, name, message):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(convert.tempfile, "tempdir", str(temporary))
+def test_bad_transfers_are_errors_and_leave_what_was_there(
+    serve, tmp_path, no_pause, name, message
+):
     url = f"{serve(Files).url}/{name}"
     small_model(0).save_pretrained(tmp_path / "out")
     with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(tmp_path / "out", url)
     assert url in str(caught.value)
-    assert list(temporary.iterdir()) == []
+    parts = {"out.download.part", "out.download.part.json"} if "are kept" in message else set()
+    assert {path.name for path in tmp_path.iterdir()} == {"out"} | parts
     assert same_weights(PerceiverAR.from_pretrained(tmp_path / "out"), small_model(0))
 
 
-def test_wrong_hash_of_a_download_and_no_server_at_all(serve, tmp_path):
+def test_wrong_hash_of_a_download_and_no_server_at_all(serve, tmp_path, no_pause):
     server = serve(Files)
     with pytest.raises(CheckpointError, match=r"good.ckpt has the SHA-256 [0-9a-f]{64}, not 0{64}"):
         convert_checkpoint(tmp_path / "out", f"{server.url}/good.ckpt", sha256="0" * 64)

@@ -1,10 +1,10 @@
-"""Checkpoints over the network: from and to the Hugging Face hub, and from an address."""
+"""Checkpoints from and to the Hugging Face hub."""
 
 from pathlib import Path
 
 from tinyperceiver.checkpoints.folder import CONFIG, PICKLE, WEIGHTS, CheckpointError
 
-__all__ = ["download_checkpoint", "fetch_from_hub", "upload_to_hub"]
+__all__ = ["fetch_from_hub", "upload_to_hub"]
 
 
 def _reason(error: Exception) -> str:
@@ -63,30 +63,3 @@ def upload_to_hub(folder: Path, name: str, token: str | bool | None) -> None:
             f"{folder} is written, but its upload to {name!r} failed: {_reason(error)}. Log in "
             f"with `hf auth login` or pass `token`, and upload the folder"
         ) from error
-
-
-def download_checkpoint(url: str, path: Path) -> None:
-    """Fetch a checkpoint from an http(s) address; an incomplete transfer is refused."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    from tqdm.auto import tqdm
-
-    try:
-        with urlopen(url, timeout=60) as response, open(path, "wb") as file:
-            announced = response.headers["Content-Length"]
-            total = None if announced is None else int(announced)
-            with tqdm(
-                total=total, unit="B", unit_scale=True, desc=url.split("/")[-1]
-            ) as bar:
-                while chunk := response.read(1 << 20):
-                    bar.update(file.write(chunk))
-    except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(
-            f"{url} could not be downloaded: {_reason(error)}"
-        ) from error
-    if total is not None and path.stat().st_size != total:
-        raise CheckpointError(
-            f"{url}: the transfer broke off after {path.stat().st_size:,} of {total:,} bytes. Try "
-            f"again"
-        )
