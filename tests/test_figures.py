@@ -26,7 +26,9 @@ from tinyperceiver.teaching.figures import (
     giantmidi,
     hybrid,
     learnt,
+    released,
     rotary,
+    sampling,
     speed,
     training,
     vocabulary,
@@ -34,7 +36,7 @@ from tinyperceiver.teaching.figures import (
 from tinyperceiver.teaching.measuring import NUMBERS, PROFILE_SECONDS
 from tinyperceiver.teaching.music import KINDS, performance
 from tinyperceiver.teaching.records import Run, measured, read_run
-from tinyperceiver.teaching.style import BLUE, INK, ORANGE, PINK, use_style
+from tinyperceiver.teaching.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -546,6 +548,79 @@ def test_bars_are_two_standard_errors(record):
     found = errors(learnt.draw_contents(gains).axes[0])
     k = np.arange(4)
     assert np.allclose(found[:, [0, 2]], np.stack((0.8 * k, 1.2 * k), 1))
+
+
+# Chapter 11
+
+
+def test_a_higher_temperature_is_flatter_and_leaves_more_elsewhere():
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(0)) * 3
+    (ax,) = sampling.draw_temperatures(logits, (0.5, 1.0, 2.0), most=5).axes
+    for temperature, line in zip((0.5, 1.0, 2.0), ax.lines, strict=True):
+        p = sorted((torch.exp(logits / temperature)).tolist(), reverse=True)
+        assert np.allclose(line.get_ydata(), np.array(p[:5]) / sum(p))
+        assert line.get_label() == f"T = {temperature:g}, {1 - sum(p[:5]) / sum(p):.0%} elsewhere"
+
+
+def test_windows_on_their_way():
+    steps = [(0, 2, 1), (0, 2, 2), (0, 3, 2), (1, 3, 2), (1, 4, 1), (1, 4, 2)]
+    (ax,) = sampling.draw_walk(steps).axes
+    parts = {PREFIX.color: [], LATENTS.color: []}
+    for bar in ax.patches:
+        color = matplotlib.colors.to_hex(bar.get_facecolor())
+        parts[color].append((round(bar.get_x() + 0.5), round(bar.get_y() + 0.4)))
+    rows = list(enumerate(steps))
+    assert parts[PREFIX.color] == [(a + t, y) for y, (a, m, _) in rows for t in range(m)]
+    assert parts[LATENTS.color] == [(a + m + t, y) for y, (a, m, l) in rows for t in range(l)]
+    assert points(ax, GREY) == [(0, 3), (0, 4), (0, 5)]
+    assert [text.get_text() for text in ax.texts] == [
+        "latents grow", "prefix grows", "the window slides", "read again", "latents grow",
+    ]  # fmt: skip
+
+
+def test_no_change_is_drawn_at_the_bottom():
+    (ax,) = sampling.draw_memory([1, 2, 3], {"a": [0.5, 0, 2], "b": [1, 1, 1]}, {"edge": 3}).axes
+    assert ax.lines[0].get_ydata().tolist() == [0.5, 1e-13, 2]
+    assert ax.lines[2].get_xdata()[0] == 2.5
+
+
+def test_policies_are_compared_with_refilling():
+    names = "slide less refill", "slide, renormed less refill", "refill less fresh"
+    rows = [[0.0, 0.01], None, [0.3, 0.02]]
+    walk = {"edges": [0, 1, 500, 1000], "difference": dict.fromkeys(names, rows)}
+    (ax,) = sampling.draw_policies(walk).axes
+    found = errors(ax).reshape(3, 2, 4)  # policies, bins, ends
+    assert np.allclose(found[0], [[0, -0.02, 0, 0.02], [2, 0.26, 2, 0.34]])
+    assert np.allclose(found[2], [[0.12, -0.02, 0.12, 0.02], [2.12, -0.34, 2.12, -0.26]])
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["0", "1–500", "500–1,000"]
+
+
+# Chapter 12
+
+
+def test_names_are_joined_with_theirs():
+    rows = [("a.prefix", "z", "(2,)"), ("b", "x", "(3,)"), ("c", "y", "(4,)")]
+    (ax,) = released.draw_key_map(rows, ("ours", "theirs")).axes
+    at = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    for (own, other, _), line in zip(rows, ax.lines, strict=True):
+        assert line.get_ydata().tolist() == [at[own], at[other]]
+    assert at["x"] > at["y"] > at["z"]
+
+
+def test_faults_are_marked_where_they_are_found():
+    found = {"none": (0.0, 256, 1e-8), "norm": (0.5, 40, -0.02)}
+    logits, greedy, loss = released.draw_faults(found, 256).axes
+    assert points(logits, PINK, "X") == [(0.5, 0)] and points(logits, GREEN, "o") == [(0, 1)]
+    assert points(greedy, marker="X") == [(40, 0)] and points(greedy, marker="o") == [(256, 1)]
+    assert points(loss, marker="X") == [(0.02, 0)]
+
+
+def test_prompts_are_prefix_then_latents_then_what_is_new():
+    (ax,) = released.draw_prompts([("a", 100, 20, 50), ("b", 0, 8, 30)]).axes
+    assert sorted(bar[0::2] for bar in bars(ax)) == [
+        [0, 0], [0, 8], [0, 100], [8, 30], [100, 20], [120, 50],
+    ]  # fmt: skip
 
 
 # Chapter 13

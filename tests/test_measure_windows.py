@@ -25,7 +25,7 @@ from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.pieces import load_piece
 from tinyperceiver.music.tokenizer import encode_midi
 from tinyperceiver.music.vocabulary import NUM_EVENTS
-from tinyperceiver.teaching.sampling import measured_windows
+from tinyperceiver.teaching.records import recorded_numbers
 
 SMALL = PerceiverConfig(
     vocab_size=389, max_seq_len=20, max_latents=8, num_channels=16, num_heads=2,
@@ -162,7 +162,7 @@ def test_one_command_measures_all(tmp_path, monkeypatch, threads):
 
 
 def test_the_record_is_of_the_model_that_ships():
-    record = measured_windows()
+    record = recorded_numbers("runs/tiny/windows.json")
     weights = SHIPPED["tiny"] / WEIGHTS
     assert record["checkpoint"]["sha256"] == sha256_of(weights), "measure it again"
     walk = record["walk"]

@@ -9,6 +9,7 @@ import torch
 from conftest import new_context
 
 from tinyperceiver.dataset.windows import IGNORED, Batch
+from tinyperceiver.generation.sampling import keep_min_p, keep_top_k, keep_top_p
 from tinyperceiver.model.rotary import apply_rotation, rotation_at
 from tinyperceiver.music.tokenizer import decode_midi
 from tinyperceiver.teaching.interactive.attention import look_back_state, weights_of
@@ -17,6 +18,7 @@ from tinyperceiver.teaching.interactive.events import byte_state
 from tinyperceiver.teaching.interactive.giantmidi import step_state
 from tinyperceiver.teaching.interactive.hybrid import explorer_state
 from tinyperceiver.teaching.interactive.rotary import KEY, QUERY, dial_state
+from tinyperceiver.teaching.interactive.sampling import filter_board
 from tinyperceiver.teaching.interactive.vocabulary import scrub
 from tinyperceiver.teaching.music import name_of, pitch_name
 from tinyperceiver.teaching.slider import Slider, slider_figure, states_of
@@ -230,3 +232,32 @@ def test_the_rows_of_a_step_lie_where_their_tokens_stand():
     assert re.findall(r"M([\d.]+) \d+h([\d.]+)", prefix) == [("50.0", "20.0"), ("450.0", "5.0")]
     assert re.findall(r"M([\d.]+) \d+h([\d.]+)", latents) == [("70.0", "20.0"), ("455.0", "15.0")]
     assert "Step 3: a prefix of 4 tokens; row 0: b from token 10; row 1: a from token 90" in state
+
+
+# Chapter 11
+
+
+def test_the_board_filters_as_generate_does(browser):
+    contexts = {name: torch.randn(389) * 3 for name in ("a", "b")}
+    page = new_context(browser).new_page()
+    page.set_content(filter_board(contexts).data)
+    top_k = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100, 388)
+    for name, t, k, p, m in (
+        ("a", 1.0, 11, 1.0, 0.0), ("b", 1.0, 11, 1.0, 0.0), ("b", 0.5, 5, 1.0, 0.0),
+        ("a", 2.0, 11, 0.9, 0.0), ("a", 1.5, 11, 1.0, 0.1), ("b", 2.0, 9, 0.7, 0.05),
+    ):  # fmt: skip
+        page.select_option("select", name)
+        page.evaluate(MOVE, [t, k, p, m])
+        z = contexts[name][:388]
+        kept = keep_top_k(z / t, top_k[k])
+        kept = keep_top_p(kept, p) if p < 1 else kept
+        kept = keep_min_p(kept, m) if m else kept
+        left, q = kept > float("-inf"), kept.softmax(-1)
+        nats = -(q[left] * q[left].log()).sum()
+        three = q.topk(min(3, left.sum()))[1]
+        best = ", ".join(f"{name_of(i)} ({100 * q[i]:.1f} %)" for i in three)
+        assert page.inner_text(".says") == (
+            f"{left.sum()} of 388 tokens are left, which had {100 * z.softmax(-1)[left].sum():.1f} "
+            f"% of the probability. A draw surprises by {nats:.2f} nats on average. Likeliest: "
+            f"{best}."
+        )

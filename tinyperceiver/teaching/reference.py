@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,11 @@ def _folder():
 def _answers() -> dict[str, np.ndarray]:
     with (_folder() / "cases.npz").open("rb") as file:
         return dict(np.load(file))
+
+
+def hub_folder() -> Path:
+    """The files of the small reference model as its library writes them, as on the hub."""
+    return Path(str(_folder())) / "hub"
 
 
 def settings() -> dict:

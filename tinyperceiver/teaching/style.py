@@ -185,3 +185,16 @@ def _framed(kind: str, inner: str, caption: str, name: str = "") -> str:
     )
     scroll = "overflow-x:auto;max-width:100%"
     return f'<div class="{kind}"{identity} style="{scroll};margin:.5em 0">{inner}{below}</div>'
+
+
+def is_attended() -> bool:
+    """Whether somebody runs this notebook: a front end that could answer a question.
+
+    It is none where a program runs all cells, to test them or to make a page of them.
+    """
+    try:
+        from IPython import get_ipython
+
+        return bool(get_ipython().get_parent()["content"]["allow_stdin"])
+    except (ImportError, AttributeError, KeyError, TypeError):
+        return False
