@@ -1,5 +1,6 @@
 """What tests share: golden answers, larger data that some can use, a browser, colours."""
 
+import io
 import os
 import shutil
 import time
@@ -52,6 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+class Terminal(io.StringIO):
+    """A terminal, for the place of standard error, which is a file in the tests."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(scope="session")

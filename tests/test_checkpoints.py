@@ -718,12 +718,11 @@ def no_pause(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["good.ckpt", "moved.ckpt", "nolength.ckpt", "again.ckpt"])
-def test_convert_from_a_server(serve, tmp_path, name, capfd, no_pause):
+def test_convert_from_a_server(serve, tmp_path, name, no_pause):
     digest = hashlib.sha256(TRAINING.read_bytes()).hexdigest()
     model = convert_checkpoint(tmp_path / "out", f"{serve(Files).url}/{name}", sha256=digest)
     assert same_weights(model, PerceiverAR.from_pretrained(HUB))
     assert same_weights(model, PerceiverAR.from_pretrained(tmp_path / "out"))
-    assert name in capfd.readouterr().err  # the progress bar
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -903,7 +902,8 @@ def test_hub_download_cache_and_offline_mode(serve, tmp_path, own_folder):
         (
             "someone/breaks-once",
             {},
-            refused + "it is not in the cache, and the hub is switched off",
+            refused + "it is not in the cache, and the hub is switched off or out of reach.*"
+            "HF_HUB_OFFLINE=1",
         ),
     ]
     settings = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, wait_until
+from conftest import PATIENCE, Terminal, wait_until
 
 from tinyperceiver.dataset.prepare import prepare_giantmidi
 from tinyperceiver.dataset.sources import ArchiveError
@@ -100,7 +100,13 @@ def only(path: Path, data: bytes = BODY) -> bool:
 def test_a_server_as_it_should_be(server, path, capfd):
     assert fetch(server, path, SHA256.upper()) == path
     assert only(path) and server.requests == [None]
-    assert "data.zip: 100%" in capfd.readouterr().err
+    assert capfd.readouterr().err == ""  # a bar is for terminals, and this may be a log
+
+
+def test_a_terminal_shows_a_bar(server, path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    fetch(server, path)
+    assert "data.zip: 100%" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("marks", [('"one"', None), (None, "Sat, 21 Nov 2026 10:00:00 GMT")])

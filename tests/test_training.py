@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE
+from conftest import PATIENCE, Terminal
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from pretty_midi import PrettyMIDI
@@ -200,6 +200,16 @@ def test_what_is_left_can_be_loaded_and_heard(folder, tmp_path, cpu):
     speed = [json.loads(line) for line in (out / "speed.jsonl").read_text().splitlines()]
     assert [line["step"] for line in speed] == list(range(1, 15))
     assert all(line["seconds"] > 0 for line in speed)
+
+
+def test_a_bar_is_for_terminals(folder, tmp_path, cpu, capfd, monkeypatch):
+    config = replace(PLAIN, stages=(replace(PLAIN.stages[0], steps=2),), validate_every=2)
+    train(config, folder, tmp_path / "log", fabric=cpu)
+    printed = capfd.readouterr()
+    assert "nats per held-out token" in printed.out and "step/s" not in printed.err
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    train(config, folder, tmp_path / "shown", fabric=cpu)
+    assert "2/2" in terminal.getvalue() and "loss=" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def fetch_from_hub(name: str, revision: str | None, options: dict) -> Path:
         reason, cause = f"it has no revision {revision!r}", error
     except errors.LocalEntryNotFoundError as error:
         reason, cause = (
-            "it is not in the cache, and the hub is switched off or out of reach",
+            "it is not in the cache, and the hub is switched off or out of reach: check the "
+            "name. Without a network, HF_HUB_OFFLINE=1 spares you the wait for the hub",
             error,
         )
     except errors.EntryNotFoundError as error:

@@ -170,12 +170,10 @@ def _append(
         file = open(part, "ab")  # noqa: SIM115
     except OSError as error:
         raise DownloadError(f"{part} cannot be written: {error}") from error
-    name = url.split("/")[-1]
+    shown = {"desc": url.split("/")[-1], "unit": "B", "unit_scale": True}
     end = begin
-    with (
-        file,
-        tqdm(initial=begin, total=total, unit="B", unit_scale=True, desc=name) as bar,
-    ):
+    # With disable=None a bar shows in terminals and notebooks, not in logs.
+    with file, tqdm(initial=begin, total=total, **shown, disable=None) as bar:
         while chunk := response.read(1 << 18):
             end += len(chunk)
             if end > (max_bytes if total is None else total):

@@ -46,9 +46,9 @@ class Journal:
 
             self.board = SummaryWriter(out / "tensorboard", purge_step=steps.start + 1)
             self.stack.callback(self.board.close)
-        self.bar = tqdm(
-            total=steps.stop, initial=steps.start, unit="step", dynamic_ncols=True
-        )
+        span = {"initial": steps.start, "total": steps.stop, "unit": "step"}
+        # With disable=None a bar shows in terminals and notebooks, not in logs.
+        self.bar = tqdm(**span, dynamic_ncols=True, disable=None)
         self.stack.callback(self.bar.close)
         self.begin, self.tokens = time.monotonic(), 0
 
