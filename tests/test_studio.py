@@ -363,9 +363,12 @@ def test_a_stopped_take_does_not_go_on_playing(panel):
 
 
 def test_without_ipywidgets_the_studio_says_what_to_install():
-    code = "import sys; sys.modules['ipywidgets'] = None; import tinyperceiver.studio"
+    code = "import sys; sys.modules['ipywidgets'] = None\n"
+    code += "import tinyperceiver.studio.takes_page; print('pages need none')\n"
+    code += "from tinyperceiver.studio import studio"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
+    assert done.stdout == "pages need none\n"
     assert "ImportError: the studio is made of ipywidgets" in done.stderr
     assert "pip install ipywidgets" in done.stderr
 

@@ -5,6 +5,7 @@ import html
 import itertools
 import uuid
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +20,8 @@ from tinyperceiver.music.vocabulary import (
 from tinyperceiver.sound.synthesis import open_piano
 from tinyperceiver.studio.takes import LEAD_IN, last_seconds, seconds_of
 
-try:
+if TYPE_CHECKING:
     import ipywidgets
-except ImportError as error:
-    raise ImportError(
-        "the studio is made of ipywidgets, which is not installed: pip install ipywidgets"
-    ) from error
 
 __all__ = ["LiveSound", "base64_of", "run_script"]
 
@@ -84,7 +81,7 @@ def run_script(script: str, **data: object) -> str:
 class LiveSound:
     """Plays tokens as they come, through a widget."""
 
-    def __init__(self, view: ipywidgets.HTML, prompt: Sequence[int]) -> None:
+    def __init__(self, view: "ipywidgets.HTML", prompt: Sequence[int]) -> None:
         self.view, self.key, self.numbers = view, uuid.uuid4().hex, itertools.count()
         self.synth, self.gain, self.velocity = open_piano(RATE), np.inf, 0
         self.pieces, self.waiting, self.steps, self.done = [], 0, 0, 0

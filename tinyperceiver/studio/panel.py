@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import ipywidgets
+
 from tinyperceiver.engines.choice import precisions_of
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.music.midi import read_midi
@@ -26,12 +28,6 @@ from tinyperceiver.sound.synthesis import SynthesizerNotFoundError, synthesizer
 from tinyperceiver.studio.live_sound import LiveSound, base64_of, run_script
 from tinyperceiver.studio.takes import Take, continuation, fitting, seconds_of
 
-try:
-    import ipywidgets
-except ImportError as error:
-    raise ImportError(
-        "the studio is made of ipywidgets, which is not installed: pip install ipywidgets"
-    ) from error
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
