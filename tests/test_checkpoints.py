@@ -392,6 +392,10 @@ def test_hub_configuration_is_refused(hub_folder, changes, message):
         ({"max_heads_parallel": None}, "unknown to this version, .* model: max_heads_parallel"),
         ({"num_self_attention_rotary_layers": -2}, "num_self_attention_rotary_layers must be"),
         ({"init_scale": ...}, "lacks configuration fields: init_scale"),
+        (
+            {"num_self_attention_rotary_layers": ...},
+            "lacks configuration fields: num_self_attention_rotary_layers",
+        ),
         ({"weights_sha256": ...}, "not None as config.json records"),
         ({"weights_sha256": "0" * 64}, "has the SHA-256 [0-9a-f]{64}, not 0{64} as config.json"),
         ({"num_channels": 16}, r"embedding.weight \(11, 8\) should be \(11, 16\)"),

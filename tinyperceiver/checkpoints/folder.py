@@ -98,8 +98,6 @@ def make_config(
             f"{source} has configuration fields unknown to this version, which may mean another "
             f"model: {', '.join(sorted(map(str, unknown)))}"
         )
-    # The released configuration is older than this field; it was trained with 1.
-    settings = {"num_self_attention_rotary_layers": 1} | settings
     if missing := known - settings.keys():
         raise CheckpointError(
             f"{source} lacks configuration fields: {', '.join(sorted(missing))}"

@@ -34,11 +34,12 @@ from tinyperceiver.checkpoints.folder import (
 )
 from tinyperceiver.checkpoints.hub import fetch_from_hub
 from tinyperceiver.checkpoints.released import (
+    HUB_PREFIX,
     HUB_REQUIRED,
-    IGNORED,
     MODEL_TYPE,
     PEER_SPEEDS,
     check_speeds,
+    peer_config,
     peer_name,
 )
 from tinyperceiver.files.errors import did_you_mean
@@ -78,9 +79,9 @@ def from_pretrained(
         peer_settings = settings["model_config"] | {
             "model_type": settings.get("model_type")
         }
-        config = make_config(peer_settings, source, HUB_REQUIRED, IGNORED)
+        config = peer_config(peer_settings, source, HUB_REQUIRED)
         weights = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
-        prefix = "backend_model."
+        prefix = HUB_PREFIX
     elif (folder / "best" / CONFIG).exists():
         raise CheckpointError(
             f"{folder} is the folder of a run of training: its models are {folder / 'best'} "

@@ -7,10 +7,11 @@ import torch
 
 from tinyperceiver.checkpoints.folder import CheckpointError, make_config
 from tinyperceiver.model.config import PerceiverConfig
+from tinyperceiver.model.rotary import BASE
 
 __all__ = [
+    "HUB_PREFIX",
     "HUB_REQUIRED",
-    "IGNORED",
     "MODEL_TYPE",
     "PEER_NAMES",
     "PEER_SPEEDS",
@@ -20,6 +21,7 @@ __all__ = [
     "peer_tensors",
 ]
 
+HUB_PREFIX = "backend_model."
 # Our modules and the peer's, in two columns. In the hub's layout "backend_model."
 # stands before the peer's names, in a training checkpoint "model."; .weight and .bias
 # are called alike.
@@ -74,9 +76,22 @@ def peer_name(name: str) -> str:
     return f"{PEER_NAMES[module].format(i=index[0])}.{kind}"
 
 
-def peer_config(settings: dict, source: str | Path) -> PerceiverConfig:
-    """Our configuration from the peer's; `source` is what an error names."""
-    return make_config(settings, source, REQUIRED, IGNORED)
+def peer_config(
+    settings: dict, source: str | Path, required: dict = REQUIRED
+) -> PerceiverConfig:
+    """Our configuration from the peer's.
+
+    Args:
+        settings: the peer's configuration, by the names of its fields.
+        source: what an error names.
+        required: the values that fields must have; `HUB_REQUIRED` for a config.json.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or has a value that is not built.
+    """
+    # The released configuration is older than this field; the model was trained with 1.
+    settings = {"num_self_attention_rotary_layers": 1} | settings
+    return make_config(settings, source, required, IGNORED)
 
 
 def peer_tensors(
@@ -86,7 +101,7 @@ def peer_tensors(
     tensors = {peer_name(name): tensor for name, tensor in state.items()}
     tensors[PEER_SPEEDS] = _peer_speeds(config)
     return {
-        "backend_model." + name: tensor.detach().cpu().contiguous()
+        HUB_PREFIX + name: tensor.detach().cpu().contiguous()
         for name, tensor in tensors.items()
     }
 
@@ -94,7 +109,9 @@ def peer_tensors(
 def _peer_speeds(config: PerceiverConfig) -> torch.Tensor:
     """Radians per token of each pair of channels, (d / 2), to the bit as the peer's."""
     head_dim = config.num_channels // config.num_heads
-    return 1 / 10_000.0 ** (torch.arange(0, head_dim, 2) / head_dim)
+    # As the peer writes it. BASE ** (-pair / d), as in `rotation_at`, is rounded
+    # differently: some speeds differ in the last bit.
+    return 1 / BASE ** (torch.arange(0, head_dim, 2) / head_dim)
 
 
 def check_speeds(
@@ -108,5 +125,6 @@ def check_speeds(
     ):
         raise CheckpointError(
             f"{source} was trained with another rotary embedding: {PEER_SPEEDS} "
-            f"{tuple(speeds.shape)} is not 10000 ** (-i / {len(expected)}), i < {len(expected)}"
+            f"{tuple(speeds.shape)} is not {BASE:.0f} ** (-i / {len(expected)}), "
+            f"i < {len(expected)}"
         )

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = [
-    "END_SHARE",
-    "FEW",
-    "OWN_SHARE",
-    "VALID_SHARE",
+    "RULE_FOR_MANY",
+    "RULE_FOR_OWN",
     "Row",
     "Rule",
     "hold_out_few_of_many",
@@ -106,3 +104,19 @@ def hold_out_of_own(rows: list[Row]) -> dict[str, int]:
         for mark, group in groups.items()
         for row in group
     }
+
+
+RULE_FOR_MANY = Rule(
+    hold_out_few_of_many,
+    same="sha256",
+    options={"split": "by recording", "valid_share": VALID_SHARE},
+)
+RULE_FOR_OWN = Rule(
+    hold_out_of_own,
+    same="music",
+    options={
+        "split": f"by recording, or by time if there are fewer than {FEW}",
+        "valid_share": OWN_SHARE,
+        "end_share": END_SHARE,
+    },
+)

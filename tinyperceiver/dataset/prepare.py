@@ -18,15 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from tinyperceiver.dataset.hold_out import (
-    END_SHARE,
-    FEW,
-    OWN_SHARE,
-    VALID_SHARE,
-    Rule,
-    hold_out_few_of_many,
-    hold_out_of_own,
-)
+from tinyperceiver.dataset.hold_out import RULE_FOR_MANY, RULE_FOR_OWN, Rule
 from tinyperceiver.dataset.result import (
     HALF_WRITTEN,
     SPLITS,
@@ -135,11 +127,10 @@ def prepare_giantmidi(
     out = Path(out).expanduser()
     make_folder(out)
     _ask_consent(out, accept)
-    options = {"split": "by recording", "valid_share": VALID_SHARE}
     return _prepare(
         source,
         out,
-        Rule(hold_out_few_of_many, "sha256", options),
+        RULE_FOR_MANY,
         workers=workers,
         dask=dask,
         sha256=sha256,
@@ -197,12 +188,10 @@ def prepare_folder(
         )
     out = Path(out).expanduser()
     make_folder(out)
-    options = {"split": f"by recording, or by time if there are fewer than {FEW}"}
-    options |= {"valid_share": OWN_SHARE, "end_share": END_SHARE}
     return _prepare(
         path,
         out,
-        Rule(hold_out_of_own, "music", options),
+        RULE_FOR_OWN,
         workers=workers,
         encode=encode,
         seconds_per_file=seconds_per_file,
@@ -233,12 +222,12 @@ def _prepare(
             if HALF_WRITTEN.fullmatch(rest.name):
                 rest.unlink()
         is_url = re.match("https?://", str(source))
-        # Once all is done, the zip may be deleted.
-        is_needed = not is_url or _zip_of(source, out).exists()
+        # Once all is done, the downloaded zip may be deleted: it is not fetched again.
+        is_here = not is_url or _zip_of(source, out).exists()
         wanted = {"url": source, "encode": name_of(encode)}
         if sha256 is not None:
             wanted["sha256"] = sha256.lower()
-        if not is_needed and (finished := find_result(out, **wanted)):
+        if not is_here and (finished := find_result(out, **wanted)):
             return finished
         path, origin = _find_source(source, out, sha256)
         try:

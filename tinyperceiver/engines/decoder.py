@@ -50,7 +50,7 @@ class Decoder(ABC):
         Raises:
             ValueError: as by the model; or B or n is not what this was made for.
         """
-        self.model._check_window(tokens, prefix_len)
+        self.model.check_window(tokens, prefix_len)
         B, n = tokens.shape
         if self.batch_size != B:
             raise ValueError(f"this decoder is for {self.batch_size} rows, not {B}")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyperceiver.model.perceiver_ar import DecoderLayer, PerceiverAR
+from tinyperceiver.model.rotary import BASE
 
 if TYPE_CHECKING:
     import onnx
@@ -180,7 +181,7 @@ class Graph:
         d = self.config.num_channels // self.config.num_heads
         # As `rotation_at`: speeds in float32, and angles with more digits.
         pair = torch.arange(0, d, 2, dtype=torch.float32)
-        speed = (10_000.0 ** (-pair / d)).double().repeat_interleave(2)  # (d)
+        speed = (BASE ** (-pair / d)).double().repeat_interleave(2)  # (d)
         position = self._op("Unsqueeze", "position", self._constant([1, 3]))
         position = self._op("Cast", position, to=np.float64)  # (B, 1, n, 1)
         angle = self._op("Mul", position, self._constant(speed.numpy()))

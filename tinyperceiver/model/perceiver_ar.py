@@ -139,7 +139,7 @@ class PerceiverAR(UserMethods, nn.Module):
         Raises:
             ValueError: prefix_len, the number of latents or the window is out of range.
         """
-        self._check_window(tokens, prefix_len)
+        self.check_window(tokens, prefix_len)
         # Position of the first token: minus the number of pads, so that the first real
         # token stands at 0; with a cache, after the tokens of earlier calls.
         first = 0 if pad_mask is None else -pad_mask.sum(dim=1, keepdim=True)  # (B, 1)
@@ -178,7 +178,13 @@ class PerceiverAR(UserMethods, nn.Module):
             cache.next_position = first + tokens.size(1)
         return self.norm(x) @ self.embedding.weight.T  # (B, l, V)
 
-    def _check_window(self, tokens: Tensor, prefix_len: int) -> None:
+    def check_window(self, tokens: Tensor, prefix_len: int) -> None:
+        """Refuse tokens that do not fit the window; arguments are those of `forward`.
+
+        Raises:
+            ValueError: prefix_len, the number of latents or the window is out of range,
+                or tokens are no integers.
+        """
         config, n = self.config, tokens.size(1)
         if tokens.is_floating_point():
             raise ValueError(f"tokens must be integers, not {tokens.dtype}")

@@ -7,14 +7,13 @@ latents, H heads, d channels per head, D = H * d channels, V vocabulary; n = m +
 import torch
 from torch import Tensor
 
-__all__ = ["Rotation", "apply_rotation", "rotation_at"]
+__all__ = ["BASE", "Rotation", "apply_rotation", "rotation_at"]
 
+BASE = 10_000.0  # of the speeds of rotation, as the released model has it
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (B or 1, n, d / 2)
 
 
-def rotation_at(
-    positions: Tensor, head_dim: int, *, base: float = 10_000.0
-) -> Rotation:
+def rotation_at(positions: Tensor, head_dim: int, *, base: float = BASE) -> Rotation:
     """Return cosines and sines of the angles by which `positions` rotate channel pairs.
 
     Pair i is rotated by position * base ** (-2 i / head_dim): the first pair by one

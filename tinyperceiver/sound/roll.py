@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyperceiver.music.midi import instruments_of
-from tinyperceiver.sound.synthesis import pedal_intervals
+from tinyperceiver.music.pedal_intervals import pedal_intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

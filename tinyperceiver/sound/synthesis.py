@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyperceiver.files.errors import TinyperceiverError
-from tinyperceiver.music.midi import PEDAL_DOWN, SUSTAIN_PEDAL, instruments_of
+from tinyperceiver.music.midi import SUSTAIN_PEDAL, instruments_of
+from tinyperceiver.music.pedal_intervals import pedal_intervals
 
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
@@ -25,7 +26,6 @@ __all__ = [
     "SoundFontError",
     "SynthesizerNotFoundError",
     "has_synthesizer",
-    "pedal_intervals",
     "render",
     "synthesizer",
 ]
@@ -293,24 +293,6 @@ def _sounding_notes(part: "Instrument") -> list[tuple[float, float, int, int]]:
         if end > note.start:
             notes.append((note.start, end, note.pitch, note.velocity))
     return notes[::-1]
-
-
-def pedal_intervals(part: "Instrument") -> list[tuple[float, float]]:
-    """When the sustain pedal is down; one never lifted is lifted with the last note."""
-    intervals, down = [], None
-    changes = (
-        change for change in part.control_changes if change.number == SUSTAIN_PEDAL
-    )
-    for change in sorted(changes, key=lambda change: change.time):
-        if change.value >= PEDAL_DOWN and down is None:
-            down = change.time
-        elif change.value < PEDAL_DOWN and down is not None:
-            intervals.append((down, change.time))
-            down = None
-    last = max((note.end for note in part.notes), default=0)
-    if down is not None and down < last:
-        intervals.append((down, last))
-    return intervals
 
 
 def _check_soundfont(soundfont: str | os.PathLike[str] | None) -> str:

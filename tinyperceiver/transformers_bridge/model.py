@@ -21,6 +21,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from tinyperceiver.checkpoints.folder import CheckpointError, write_checkpoint
 from tinyperceiver.checkpoints.pretrained import SHIPPED, find_folder, from_pretrained
 from tinyperceiver.checkpoints.released import (
+    HUB_PREFIX,
     MODEL_TYPE,
     REQUIRED,
     peer_config,
@@ -208,9 +209,7 @@ class PerceiverSymbolicAudioModel(PreTrainedModel):
         if not is_main_process:
             return
         state = self.state_dict() if state_dict is None else state_dict
-        state = {
-            name.removeprefix("backend_model."): each for name, each in state.items()
-        }
+        state = {name.removeprefix(HUB_PREFIX): each for name, each in state.items()}
         if wrong := state.keys() ^ self.backend_model.state_dict().keys():
             raise ValueError(
                 f"missing or surplus among the weights to save: {', '.join(sorted(wrong))}"
