@@ -147,6 +147,36 @@ def test_what_a_module_says_it_exports_is_there(module):
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
 
 
+def exports_of(module: str) -> list[str]:
+    """What a module lists in `__all__`."""
+    for node in tree_of(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{module} has no __all__")
+
+
+def test_what_other_files_import_is_exported():
+    """`__all__` is the whole interface of a file, and private names are nobody else's."""
+    exports = {
+        f"tinyperceiver.{module}": exports_of(module)
+        for module in MODULES
+        if not module.startswith("cli.")
+    }
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
+    imports = [
+        (node.module, alias.name)
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tinyperceiver")
+        for alias in node.names
+    ]
+    assert len(imports) > 500
+    unlisted = {(m, name) for m, name in imports if name not in exports.get(m, [name])}
+    assert unlisted == set(), "imported elsewhere, and not in __all__"
+    private = {(m, name) for m, name in imports if re.match("_(?!_)", name)}
+    assert private == set(), "private, and imported elsewhere"
+
+
 def test_what_is_imported_is_declared():
     """Whoever installs the package gets what it needs."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

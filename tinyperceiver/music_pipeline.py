@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
     from typing_extensions import Unpack
 
-__all__ = ["PipelineOptions", "SymbolicAudioPipeline", "pipeline"]
+__all__ = ["TASK", "PipelineOptions", "SymbolicAudioPipeline", "pipeline"]
 
 TASK = "symbolic-audio-generation"
 

@@ -46,7 +46,13 @@ from tinyperceiver.files.errors import did_you_mean
 from tinyperceiver.model.config import PerceiverConfig
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 
-__all__ = ["build_model", "find_folder", "from_pretrained", "save_pretrained"]
+__all__ = [
+    "SHIPPED",
+    "build_model",
+    "find_folder",
+    "from_pretrained",
+    "save_pretrained",
+]
 
 SHIPPED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
 

@@ -15,6 +15,7 @@ __all__ = [
     "MODEL_TYPE",
     "PEER_NAMES",
     "PEER_SPEEDS",
+    "REQUIRED",
     "check_speeds",
     "peer_config",
     "peer_name",

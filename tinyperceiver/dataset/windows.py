@@ -14,6 +14,7 @@ from tinyperceiver.dataset.token_file import DataError, TokenFile
 from tinyperceiver.music.vocabulary import LONGEST_SHIFT, PAD, TIME_SHIFT, VELOCITY
 
 __all__ = [
+    "IGNORED",
     "Batch",
     "Windows",
     "count_windows",

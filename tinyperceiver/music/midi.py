@@ -15,7 +15,20 @@ from tinyperceiver.files.errors import TinyperceiverError
 if TYPE_CHECKING:
     from pretty_midi import Instrument, PrettyMIDI
 
-__all__ = ["MidiReadError", "instruments_of", "join_notes", "notes_of", "read_midi"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_EVENTS",
+    "MAX_NOTE_SECONDS",
+    "MAX_SECONDS",
+    "PEDAL_DOWN",
+    "SUSTAIN_PEDAL",
+    "MidiReadError",
+    "Notes",
+    "instruments_of",
+    "join_notes",
+    "notes_of",
+    "read_midi",
+]
 
 MAX_BYTES = 4_000_000
 MAX_EVENTS = 500_000  # the longest of GiantMIDI-Piano's 10,855 files has 115,481 notes

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pretty_midi import PrettyMIDI
 
-__all__ = ["BLUE", "Roll", "octaves", "piano_roll", "roll_of"]
+__all__ = ["BLUE", "ORANGE", "Roll", "octaves", "piano_roll", "roll_of"]
 
 # Both stand out from white and from black, and differ in lightness, not in hue alone.
 BLUE, ORANGE = "#1c78c8", "#d97b0b"

@@ -26,6 +26,7 @@ __all__ = [
     "SoundFontError",
     "SynthesizerNotFoundError",
     "has_synthesizer",
+    "open_piano",
     "render",
     "synthesizer",
 ]
