@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from tinyperceiver import PerceiverAR, PerceiverConfig
 from tinyperceiver.dataset.token_file import DataError, TokenFile
 from tinyperceiver.dataset.windows import Batch, Windows, fixed_windows
-from tinyperceiver.files.whole import alone_in
+from tinyperceiver.files.whole import FolderError, alone_in
 from tinyperceiver.training import run_folder, step
 from tinyperceiver.training import train as training
 from tinyperceiver.training.config import (
@@ -38,7 +38,7 @@ from tinyperceiver.training.config import (
     learning_rate_at,
 )
 from tinyperceiver.training.devices import make_fabric
-from tinyperceiver.training.journal import Journal
+from tinyperceiver.training.run_folder import lock_run
 from tinyperceiver.training.step import (
     make_optimizers,
     nats_per_token,
@@ -777,7 +777,7 @@ def test_models_with_little_prefix_are_heard_too(folder, tmp_path, cpu, max_late
 def test_two_runs_at_once(folder, tmp_path, cpu):
     with alone_in(tmp_path), pytest.raises(TrainingError, match="another run is at work"):
         train(CONFIG, folder, tmp_path, fabric=cpu)
-    assert not (tmp_path / "log.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "it left nothing there"
     train(CONFIG, folder, tmp_path, fabric=cpu, stop_after=1)
     with alone_in(tmp_path):
         assert len(losses(tmp_path)) == 1, "a run that is over leaves the folder free"
@@ -790,11 +790,28 @@ def test_all_processes_hear_that_the_folder_is_locked(tmp_path):
     second = SimpleNamespace(is_global_zero=False, broadcast=lambda _: sent[-1])
     with alone_in(tmp_path):
         for fabric in (first, second):
-            with pytest.raises(TrainingError, match="another run is at work"):
-                Journal(fabric, tmp_path, range(2))
-    for fabric in (first, second):
-        with Journal(fabric, tmp_path, range(2)) as journal:
-            assert journal.is_open == fabric.is_global_zero
+            refused = pytest.raises(TrainingError, match="another run is at work")
+            with refused, lock_run(fabric, tmp_path):
+                pass
+    with lock_run(first, tmp_path), pytest.raises(FolderError), alone_in(tmp_path):
+        pass
+    with lock_run(second, tmp_path), alone_in(tmp_path):
+        assert sent[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".lock", "run cannot be locked: .*name another folder"),
+        ("config.json.new", r"step 1: .*config\.json\.new cannot be written: .*Make room"),
+        ("log.jsonl", r"step 1: .*log\.jsonl cannot be written: .*Make room"),
+    ],
+)
+def test_what_cannot_be_written_before_the_first_step(folder, tmp_path, cpu, name, message):
+    """A folder that stands in a file's place is as good as a full disk."""
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(TrainingError, match=message):
+        train(CONFIG, folder, tmp_path / "run", fabric=cpu)
 
 
 def test_a_machine_that_does_not_see_the_folder_is_told(folder, tmp_path, cpu, monkeypatch):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from tinyperceiver.files.whole import FolderError, alone_in, put_in_place, staged
-from tinyperceiver.training.config import TrainingError
+from tinyperceiver.files.whole import put_in_place, staged
 from tinyperceiver.training.run_folder import LOG, SPEED, STATE
 from tinyperceiver.training.step import Progress
 
@@ -28,15 +27,7 @@ class Journal:
     def __init__(self, fabric: "Fabric", out: Path, steps: range) -> None:
         self.out = out
         self.is_open = fabric.is_global_zero
-        self.stack, refusal = ExitStack(), None
-        if self.is_open:
-            try:
-                self.stack.enter_context(alone_in(out))
-            except FolderError as error:
-                refusal = str(error)
-        # All processes hear of it: the others would wait for the first one without end.
-        if refusal := fabric.broadcast(refusal):
-            raise TrainingError(refusal)
+        self.stack = ExitStack()
         if not self.is_open:
             return
         self._forget_after(steps.start)

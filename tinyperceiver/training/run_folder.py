@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,13 @@ import torch
 
 from tinyperceiver.dataset.token_file import TokenFile
 from tinyperceiver.dataset.windows import fixed_windows
-from tinyperceiver.files.whole import make_folder, put_in_place, staged
+from tinyperceiver.files.whole import (
+    FolderError,
+    alone_in,
+    make_folder,
+    put_in_place,
+    staged,
+)
 from tinyperceiver.model.perceiver_ar import PerceiverAR
 from tinyperceiver.training.config import TrainingConfig, TrainingError
 from tinyperceiver.training.devices import is_sharded
@@ -22,8 +30,10 @@ __all__ = [
     "SPEED",
     "STATE",
     "check_run",
+    "check_work",
     "commit_state",
     "load_state",
+    "lock_run",
     "save_state",
     "saved_model",
     "write_state",
@@ -43,45 +53,16 @@ FREE = (
 )
 
 
-def check_run(
-    fabric: "Fabric",
-    config: TrainingConfig,
-    data: tuple[TokenFile, ...],
-    out: Path,
-    initial_model: PerceiverAR | None,
-) -> None:
-    """Refuse at once what would fail hours later, and a folder of another run."""
-    _check_work(fabric, config, data, initial_model)
-    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
-    if initial_model is not None:
-        digests["initial_weights"] = _digest_of(initial_model)
-    run = {"config": config.to_json(), "data": digests}
-    path = out / CONFIG
-    if fabric.is_global_zero and not path.exists():
-        make_folder(out)
-        staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-        put_in_place((staged(path), path))
-    fabric.barrier()
-    if not path.exists():
-        raise TrainingError(
-            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
-            f"all machines must share this folder"
-        )
-    if different := _differences(run, path):
-        raise TrainingError(
-            f"{out} holds another run: {'; '.join(different)}. Name another folder, or "
-            f"continue that run with its own settings and data"
-        )
-    fabric.barrier()
-
-
-def _check_work(
+def check_work(
     fabric: "Fabric",
     config: TrainingConfig,
     data: tuple[TokenFile, ...],
     initial_model: PerceiverAR | None,
 ) -> None:
-    """Refuse what model, tokens, processes and configuration cannot do together."""
+    """Refuse at once what would fail hours later.
+
+    That is what model, tokens, processes and configuration cannot do together.
+    """
     if initial_model is not None:
         for name, given in vars(initial_model.config).items():
             wanted = getattr(config.model, name)
@@ -109,6 +90,59 @@ def _check_work(
             )
         size = stage.max_prefix_len, stage.num_latents
         fixed_windows(data[1], config.num_windows, *size)
+
+
+@contextmanager
+def lock_run(fabric: "Fabric", out: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other runs out of it.
+
+    Raises:
+        TrainingError: another run is at work in `out`, or it cannot be written to.
+    """
+    with ExitStack() as stack:
+        refusal = None
+        if fabric.is_global_zero:
+            try:
+                make_folder(out)
+                stack.enter_context(alone_in(out))
+            except FolderError as error:
+                refusal = str(error)
+            except OSError as error:
+                refusal = f"{out} cannot be locked: {error}; name another folder"
+        # All processes hear of it: the others would wait for the first one without end.
+        if refusal := fabric.broadcast(refusal):
+            raise TrainingError(refusal)
+        yield
+
+
+def check_run(
+    fabric: "Fabric",
+    config: TrainingConfig,
+    data: tuple[TokenFile, ...],
+    out: Path,
+    initial_model: PerceiverAR | None,
+) -> None:
+    """Refuse a folder of another run; a new folder gets the record of this one."""
+    digests = {d.path.name: hashlib.sha256(d.tokens).hexdigest() for d in data}
+    if initial_model is not None:
+        digests["initial_weights"] = _digest_of(initial_model)
+    run = {"config": config.to_json(), "data": digests}
+    path = out / CONFIG
+    if fabric.is_global_zero and not path.exists():
+        staged(path).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        put_in_place((staged(path), path))
+    fabric.barrier()
+    if not path.exists():
+        raise TrainingError(
+            f"process {fabric.global_rank} does not see {path}, which process 0 wrote: "
+            f"all machines must share this folder"
+        )
+    if different := _differences(run, path):
+        raise TrainingError(
+            f"{out} holds another run: {'; '.join(different)}. Name another folder, or "
+            f"continue that run with its own settings and data"
+        )
+    fabric.barrier()
 
 
 def _differences(run: dict, path: Path) -> list[str]:

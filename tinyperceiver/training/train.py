@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,10 @@ from tinyperceiver.training.journal import Journal
 from tinyperceiver.training.run_folder import (
     STATE,
     check_run,
+    check_work,
     commit_state,
     load_state,
+    lock_run,
     save_state,
     saved_model,
     write_state,
@@ -90,57 +93,67 @@ def train(
         `from_pretrained`.
 
     Raises:
-        TrainingError: `out` holds another run, `initial_model` has another shape, the
-            loss is no longer finite, or memory is short.
+        TrainingError: another run is at work in `out`, or `out` holds the files of one,
+            `initial_model` has another shape, the loss is no longer finite, or memory
+            or room on the disk is short.
         DataError: a token file is unfit.
     """
     out = Path(out)
     fabric = fabric or make_fabric(config.precision)
     fabric.launch()
     train_data, valid_data = (TokenFile(Path(data) / f"{s}.bin") for s in SPLITS)
-    check_run(fabric, config, (train_data, valid_data), out, initial_model)
+    check_work(fabric, config, (train_data, valid_data), initial_model)
+    state = {"step": 0, "scaler": {}, "best": math.inf, "window": (0, 0)}
+    with _explained(state, out, rows_at_once, config), lock_run(fabric, out):
+        check_run(fabric, config, (train_data, valid_data), out, initial_model)
 
-    torch.manual_seed(config.seed)
-    model = PerceiverAR(config.model)
-    if initial_model is not None:
-        model.load_state_dict(initial_model.state_dict())
-    if checkpoint_activations:
-        checkpoint_activations_of(model)
-    if compile:
-        # Not the hybrid layer: its prefix has another length at each step.
-        for layer in model.layers:
-            layer.compile()
-    model = fabric.setup_module(model)
-    optimizers = [fabric.setup_optimizers(o) for o in make_optimizers(model, config)]
-    state = {"model": model, "step": 0, "scaler": {}, "best": math.inf}
-    state |= {"window": (0, 0)}
-    state |= zip(("optimizer", "muon"), optimizers, strict=False)
-    load_state(fabric, state, out)
+        torch.manual_seed(config.seed)
+        model = PerceiverAR(config.model)
+        if initial_model is not None:
+            model.load_state_dict(initial_model.state_dict())
+        if checkpoint_activations:
+            checkpoint_activations_of(model)
+        if compile:
+            # Not the hybrid layer: its prefix has another length at each step.
+            for layer in model.layers:
+                layer.compile()
+        model = fabric.setup_module(model)
+        optimizers = [
+            fabric.setup_optimizers(o) for o in make_optimizers(model, config)
+        ]
+        state["model"] = model
+        state |= zip(("optimizer", "muon"), optimizers, strict=False)
+        load_state(fabric, state, out)
 
-    last = config.steps if stop_after is None else min(stop_after, config.steps)
-    steps = range(state["step"], last)
-    journal = Journal(fabric, out, steps)
-    with journal, _explained(state, out, rows_at_once, config):
-        if initial_model is not None and not (out / STATE).exists():
-            _validate(fabric, config, state, valid_data, out, journal, rows_at_once)
-        for step, batches in _batches(config, fabric, train_data, steps, rows_at_once):
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate_at(step, config)
-            # Dropout depends on the step alone, too: a resumed run drops the same.
-            torch.manual_seed(_seed_of(config.seed, step, fabric.global_rank))
-            progress = training_step(
-                fabric, model, optimizers, batches, config.max_norm
+        last = config.steps if stop_after is None else min(stop_after, config.steps)
+        steps = range(state["step"], last)
+        with Journal(fabric, out, steps) as journal:
+            validate = partial(
+                _validate, fabric, config, state, valid_data, out, journal, rows_at_once
             )
-            state["step"] = step + 1
-            journal.write_step(step + 1, progress, learning_rate_at(step, config))
-            if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-                _validate(fabric, config, state, valid_data, out, journal, rows_at_once)
-            elif (step + 1) % config.save_every == 0 or step + 1 == last:
-                save_state(fabric, state, out)
-    model = saved_model(fabric, config, out / STATE)
-    if state["step"] == config.steps and fabric.is_global_zero:
-        model.save_pretrained(out / "model")
+            if initial_model is not None and not (out / STATE).exists():
+                validate()
+            for step, batches in _batches(
+                config, fabric, train_data, steps, rows_at_once
+            ):
+                rate = learning_rate_at(step, config)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                # Dropout depends on the step alone, too: a resumed run drops the same.
+                torch.manual_seed(_seed_of(config.seed, step, fabric.global_rank))
+                progress = training_step(
+                    fabric, model, optimizers, batches, config.max_norm
+                )
+                state["step"] = step + 1
+                journal.write_step(step + 1, progress, rate)
+                if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
+                    validate()
+                elif (step + 1) % config.save_every == 0 or step + 1 == last:
+                    save_state(fabric, state, out)
+        model = saved_model(fabric, config, out / STATE)
+        if state["step"] == config.steps and fabric.is_global_zero:
+            model.save_pretrained(out / "model")
     return model
 
 
