@@ -22,7 +22,6 @@ import ast
 import importlib
 import re
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -107,8 +106,6 @@ def filled(cell_source: str) -> str:
 
 def exercises_of(chapter: str) -> list[checking.Exercise]:
     """The exercises of a chapter, in order; none if it has no module of them."""
-    if (path := BOOK / "exercises" / f"{chapter}.py").exists():
-        return read_exercises(path)[1]
     name = chapter.partition("_")[2]
     if not (ROOT / "tinyperceiver" / "teaching" / "checks" / f"{name}.py").exists():
         return []
@@ -156,54 +153,6 @@ def solutions_page() -> str:
             text += f"\n### {number}.{i} {exercise.title}\n\n"
             text += f"```python\n{exercise.code}\n```\n"
     return text
-
-
-# Exercises that are still in book/exercises/NAME.py, with their checkers in the package
-
-
-@dataclass
-class WrittenExercise:
-    """One exercise: Markdown of the task, code of the stub, its check, the solution, mistakes."""
-
-    name: str
-    title: str
-    task: str = ""
-    stub: str = ""
-    check: str = ""
-    solution: str = ""
-    mistakes: tuple[tuple[str, str], ...] = ()  # what the message must say, code
-
-    @property
-    def code(self) -> str:
-        return self.solution
-
-
-def read_exercises(path: Path) -> tuple[str, list[WrittenExercise]]:
-    """The code before the first exercise of a file, and its exercises in order.
-
-    Raises:
-        ValueError: a part has another name than those of `WrittenExercise`, or one is missing.
-    """
-    head, *parts = re.split(r"^# %% ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    exercises = []
-    for part in parts:
-        title, _, body = part.partition("\n")
-        kind, _, rest = (piece.strip() for piece in title.partition(":"))
-        if kind in ("stub", "check", "solution"):
-            setattr(exercises[-1], kind, body.strip())
-        elif kind == "mistake" and rest:
-            exercises[-1].mistakes += ((rest, body.strip()),)
-        elif rest and re.fullmatch(r"\w+", kind):
-            prose = "\n".join(re.sub(r"^# ?", "", line) for line in body.strip().splitlines())
-            exercises.append(WrittenExercise(kind, rest, prose))
-        else:
-            raise ValueError(f"{path.name}: '# %% {title}' starts no part of an exercise")
-    for exercise in exercises:
-        if not (exercise.task and exercise.stub and exercise.check and exercise.solution):
-            raise ValueError(f"{path.name}: {exercise.name} lacks a task, stub, check or solution")
-        if len(exercise.mistakes) < 2:
-            raise ValueError(f"{path.name}: {exercise.name} has fewer than two planted mistakes")
-    return head, exercises
 
 
 def chapter_title(path: Path) -> str:

@@ -630,14 +630,3 @@ def _difference(found: Any, expected: Any, call: str, tolerance: float) -> str:
         place = next(differ, 0)
         return _difference(found[place], expected[place], f"{call}[{place}]", tolerance)
     return f"{call} should be {_short(expected)}, and is {_short(found)}."
-
-
-# Chapters whose exercises are not declared yet
-
-
-def checker(check: Callable[[Callable], str]) -> Exercise:
-    """Make an exercise without cases, whose judge is the function below."""
-    judged = Exercise(check, "")
-    judged.name = check.__name__.removeprefix("check_")
-    judged.judge(check)
-    return judged
