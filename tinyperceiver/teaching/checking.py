@@ -174,9 +174,7 @@ class Exercise:
     @property
     def stub(self) -> str:
         """What a reader begins with."""
-        return (
-            f"def {self.name}{inspect.signature(self.solution)}:\n    pass  # your code"
-        )
+        return f"def {self.name}{inspect.signature(self.solution)}:\n    pass  # your code"
 
     @property
     def check(self) -> str:
@@ -204,9 +202,7 @@ class Exercise:
             return wrong
         code = self.code
         if bad := [part for part in wrong if code.count(part) != 1]:
-            raise ValueError(
-                f"{self.name}: {bad[0]!r} is not there exactly once:\n{code}"
-            )
+            raise ValueError(f"{self.name}: {bad[0]!r} is not there exactly once:\n{code}")
         parts = re.compile("|".join(map(re.escape, wrong)))
         names = dict(self.solution.__globals__)
         exec(parts.sub(lambda found: wrong[found[0]], code), names)
@@ -232,18 +228,12 @@ class Exercise:
             program = self.program(wrong)
             with _own_randomness(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # theirs are not the reader's
-                found.append(
-                    (sentence, [self._result(program, c) for c in self._cases])
-                )
+                found.append((sentence, [self._result(program, c) for c in self._cases]))
         return found
 
     def _run(self, program: Callable, case: Case) -> Any:
         found = program(*copy.deepcopy(case.arguments))
-        return (
-            found
-            if found is None or not self.read
-            else self.read(found, *case.arguments)
-        )
+        return found if found is None or not self.read else self.read(found, *case.arguments)
 
     def _result(self, program: Callable, case: Case) -> Any:
         try:
@@ -286,9 +276,7 @@ class Exercise:
     def _compare(self, answer: Callable) -> None:
         """Raise a mistake unless the answer is right in all cases."""
         got, failing, likely = [], [], []
-        for i, (case, expected) in enumerate(
-            zip(self._cases, self._expected, strict=True)
-        ):
+        for i, (case, expected) in enumerate(zip(self._cases, self._expected, strict=True)):
             got.append(self._result(answer, case))
             if self._is_right(got[i], expected, case):
                 continue
@@ -349,8 +337,7 @@ class Exercise:
             shown = [
                 i
                 for i, result in enumerate(results[: len(got)])
-                if i in failing
-                or not self._is_right(result, self._expected[i], self._cases[i])
+                if i in failing or not self._is_right(result, self._expected[i], self._cases[i])
             ]
             agree = sum(same(got[i], results[i], self.tolerance) for i in shown)
             share = agree / len(shown)
@@ -365,14 +352,11 @@ class Exercise:
         parameters = list(inspect.signature(self.solution).parameters)
         named = dict(zip(parameters, case.arguments, strict=False))
         call = ", ".join(
-            text if len(text := show(value)) <= 40 else name
-            for name, value in named.items()
+            text if len(text := show(value)) <= 40 else name for name, value in named.items()
         )
         words = {"call": f"{self.name}({call})", "got": got, "expected": expected}
         if "{difference" in sentence:
-            words["difference"] = _difference(
-                got, expected, words["call"], self.tolerance
-            )
+            words["difference"] = _difference(got, expected, words["call"], self.tolerance)
         return _Words().vformat(sentence, (), named | words | case.words)
 
 
@@ -501,8 +485,7 @@ def complaint(found: Any, expected: Any, name: str, returns: str = "") -> str:
     """
     if found is None and expected is not None:
         return (
-            f"{name} returns nothing. Put your code in place of `pass`, and `return` what "
-            "it finds."
+            f"{name} returns nothing. Put your code in place of `pass`, and `return` what it finds."
         )
     misfit = _misfit(found, expected)
     if not misfit:
@@ -605,9 +588,7 @@ def _difference(found: Any, expected: Any, call: str, tolerance: float) -> str:
     """How a result differs from the right one of its kind, in a sentence."""
     if _shape(expected) and _shape(found) == _shape(expected):
         got, right = _array(found), _array(expected)
-        is_nan = (
-            np.isnan(got) & ~np.isnan(right) if got.dtype.kind == "f" else got != got
-        )
+        is_nan = np.isnan(got) & ~np.isnan(right) if got.dtype.kind == "f" else got != got
         if is_nan.any():
             place = np.argwhere(is_nan)[0].tolist()
             return f"{call} has NaN at {place}, where {show(right[tuple(place)])} is right."

@@ -58,9 +58,7 @@ def panels(height: float, rows: int = 1, columns: int = 1, **options) -> tuple:
     return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
 
 
-def canvas(
-    height: float, x: tuple[float, float], y: tuple[float, float]
-) -> "tuple[Figure, Axes]":
+def canvas(height: float, x: tuple[float, float], y: tuple[float, float]) -> "tuple[Figure, Axes]":
     """A figure without axes, for drawings: `x` and `y` are the ends of its units."""
     fig, ax = panels(height)
     ax.set(xlim=x, ylim=y)

@@ -31,9 +31,7 @@ def trained_first_layer() -> tuple[Tensor, dict[str, Tensor]]:
     weights = tiny_weights()
     start = "hybrid_layer.attention."
     layer = {
-        name.removeprefix(start): value
-        for name, value in weights.items()
-        if name.startswith(start)
+        name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
     }
     return weights["embedding.weight"], layer
 
@@ -173,9 +171,7 @@ def likeness_by_lag(pieces: Iterable[np.ndarray], lags: int) -> np.ndarray:
     return np.array(rows).reshape(-1, lags)
 
 
-def longest_copy(
-    tokens: list[int], pieces: dict[str, np.ndarray]
-) -> tuple[int, int, str]:
+def longest_copy(tokens: list[int], pieces: dict[str, np.ndarray]) -> tuple[int, int, str]:
     """The longest run of `tokens` that stands in a piece: place, length, the piece's name."""
     text = "".join(map(chr, tokens))
     place, best, source = 0, 0, ""

@@ -79,8 +79,7 @@ def passage(midi: "PrettyMIDI", begin: float, end: float) -> "PrettyMIDI":
 def melody(pitches: Tensor, seconds: float = 0.24) -> "PrettyMIDI":
     """One note after the other, `seconds` each; pitches (n,)."""
     return performance(
-        (80, pitch, i * seconds, (i + 1) * seconds)
-        for i, pitch in enumerate(pitches.tolist())
+        (80, pitch, i * seconds, (i + 1) * seconds) for i, pitch in enumerate(pitches.tolist())
     )
 
 

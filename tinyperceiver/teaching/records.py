@@ -67,15 +67,12 @@ class Run(NamedTuple):
 def read_run(folder: str) -> Run:
     """The record of a run, named from the book's folder; see `recorded_file`."""
     config, log, speed = (
-        recorded_file(f"{folder}/{name}")
-        for name in ("config.json", "log.jsonl", "speed.jsonl")
+        recorded_file(f"{folder}/{name}") for name in ("config.json", "log.jsonl", "speed.jsonl")
     )
     settings = json.loads(config.read_text(encoding="utf-8"))["config"]
     records = _lines(log)
     steps = [r for r in records if "loss" in r]
-    held_out = [
-        (r["step"], r["window"], r["held_out"]) for r in records if "held_out" in r
-    ]
+    held_out = [(r["step"], r["window"], r["held_out"]) for r in records if "held_out" in r]
     # A session that went on begins its clock anew.
     spans, sessions, seconds, before = [], 1, 0.0, (0.0, 0)
     for record in _lines(speed):

@@ -73,7 +73,6 @@ def continuations() -> Iterator[tuple[Tensor, int, Tensor]]:
     found = _answers()
     for i in range(sum(name.endswith(".prompt") for name in found)):
         prompt, output = (
-            torch.from_numpy(found[f"greedy{i}.{part}"]).long()
-            for part in ("prompt", "output")
+            torch.from_numpy(found[f"greedy{i}.{part}"]).long() for part in ("prompt", "output")
         )
         yield prompt, int(found[f"greedy{i}.num_latents"]), output

@@ -100,9 +100,7 @@ def _column(values: np.ndarray):
         one = values.take([0], axis)
         if (values == one).all():
             values = one
-    return (
-        values.item() if values.size == 1 else [values.shape, values.ravel().tolist()]
-    )
+    return values.item() if values.size == 1 else [values.shape, values.ravel().tolist()]
 
 
 def _control(slider: Slider) -> str:

@@ -100,9 +100,7 @@ def svg_of(fig: "Figure", alt: str) -> str:
     clutter = r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</defs>|(?<=<g) id=\"[^\"]*\""
     svg = re.sub(clutter, "", svg, flags=re.DOTALL)
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(
-        r"(?:'DejaVu Sans'|&quot;DejaVu Sans&quot;)[^;\"]*?sans-serif", FONTS, svg
-    )
+    svg = re.sub(r"(?:'DejaVu Sans'|&quot;DejaVu Sans&quot;)[^;\"]*?sans-serif", FONTS, svg)
     svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     width, height = (round(96 * inches) for inches in fig.get_size_inches())
@@ -118,9 +116,7 @@ def svg_of(fig: "Figure", alt: str) -> str:
     return head + svg[svg.index(">", svg.index("<svg")) :]
 
 
-def interactive(
-    name: str, picture: str, controls: str, script: str, caption: str = ""
-) -> "HTML":
+def interactive(name: str, picture: str, controls: str, script: str, caption: str = "") -> "HTML":
     """A picture that moves where scripts run, and stands still where they do not.
 
     It needs no kernel and no network, and works in the built page, in notebooks and on
@@ -141,9 +137,7 @@ def interactive(
     from IPython.display import HTML
 
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise ValueError(
-            f"name must be small letters, digits and hyphens, not {name!r}"
-        )
+        raise ValueError(f"name must be small letters, digits and hyphens, not {name!r}")
     inner = (
         f'<div class="picture">{picture}</div>'
         f'<div class="controls" hidden style="margin:.4em 0">{controls}</div>'
@@ -178,11 +172,7 @@ def numbers_url(values: np.ndarray) -> str:
 
 def _framed(kind: str, inner: str, caption: str, name: str = "") -> str:
     identity = f' id="{name}"' if name else ""
-    below = (
-        f'<p style="font-size:.9em;opacity:.85;margin:.3em 0">{caption}</p>'
-        if caption
-        else ""
-    )
+    below = f'<p style="font-size:.9em;opacity:.85;margin:.3em 0">{caption}</p>' if caption else ""
     scroll = "overflow-x:auto;max-width:100%"
     return f'<div class="{kind}"{identity} style="{scroll};margin:.5em 0">{inner}{below}</div>'
 
