@@ -8,9 +8,9 @@
 
     audio_generator = pipeline("symbolic-audio-generation", model=repo_id)
 
-In place of a model id of the hub, folders that `PerceiverAR.save_pretrained` or a run of
-training wrote are taken. Transformers looks for any name without a folder on the hub, "tiny"
-as well: the folder of the shipped model is `tinyperceiver.huggingface.TINY`.
+In place of a model id you can give a folder that `PerceiverAR.save_pretrained` or a run of
+training wrote. For the shipped model give `tinyperceiver.huggingface.TINY`, its folder:
+Transformers looks on the hub for every name that is not a folder, also for "tiny".
 
 Classes are called as in the library that trained the released model. They are thin:
 `model` leaves reading and writing to `tinyperceiver.checkpoints`, and `audio_pipeline` leaves
