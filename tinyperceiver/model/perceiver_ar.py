@@ -179,7 +179,7 @@ class PerceiverAR(UserMethods, nn.Module):
         return self.norm(x) @ self.embedding.weight.T  # (B, l, V)
 
     def check_window(self, tokens: Tensor, prefix_len: int) -> None:
-        """Refuse tokens that do not fit the window; arguments are those of `forward`.
+        """Refuse `tokens`, (B, n), and a `prefix_len` that do not fit the window.
 
         Raises:
             ValueError: prefix_len, the number of latents or the window is out of range,
