@@ -670,7 +670,7 @@ def test_command_for_a_folder(tmp_path, monkeypatch):
     assert re.fullmatch(r"data/My music\.d/train\.bin: 9 pieces, .* minutes", lines[0])
     assert re.fullmatch(r"data/My music\.d/valid\.bin: 2 pieces, .* minutes", lines[1])
     assert lines[2].startswith("left out: bad.mid: ")
-    assert "12/12" in result.stderr
+    assert result.stderr == "", "a bar would flood a log"
 
 
 # Consent
@@ -840,7 +840,7 @@ def test_command(source, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()[-2:]
     assert lines[0].startswith("data/giantmidi/train.bin: 50 pieces, ")
-    assert "56/56" in result.stderr, "the bar is for those, too, who have no terminal"
+    assert result.stderr == "", "a bar would flood a log"
 
 
 def test_help_of_the_command():
