@@ -37,3 +37,17 @@ def left_pads(counts: list[int], n: int) -> torch.Tensor:
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@torch.inference_mode()
+def cached_and_decoded(engine, model, tokens, n, prefix_len, pads=None, **options):
+    """Logits of the model with its cache and of a decoder, along the same tokens."""
+    decoder = engine(model, batch_size=len(tokens), **options)
+    cache = model.make_cache()
+    expected = [model(tokens[:, :n], prefix_len, pads, cache=cache)[:, -1]]
+    found = [decoder.read(tokens[:, :n], prefix_len, pads)]
+    for place in range(n, tokens.size(1)):
+        expected.append(model(tokens[:, place : place + 1], 0, cache=cache)[:, -1])
+        # A recorded graph writes each step's logits into the same memory.
+        found.append(decoder.step(tokens[:, place]).clone())
+    return torch.stack(expected, dim=1), torch.stack(found, dim=1)

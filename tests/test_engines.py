@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from conftest import REFERENCE
-from models import left_pads, random_tokens, small_model
+from models import cached_and_decoded, left_pads, random_tokens, small_model
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,17 +25,7 @@ from tinyperceiver.music.tokenizer import encode_midi
 pytestmark = pytest.mark.numeric
 
 
-@torch.inference_mode()
-def both(model, tokens, n, prefix_len, pads=None, **options):
-    """Logits of the model with its cache and of a decoder, along the same tokens."""
-    decoder = TorchDecoder(model, batch_size=len(tokens), **options)
-    cache = model.make_cache()
-    expected = [model(tokens[:, :n], prefix_len, pads, cache=cache)[:, -1]]
-    found = [decoder.read(tokens[:, :n], prefix_len, pads)]
-    for place in range(n, tokens.size(1)):
-        expected.append(model(tokens[:, place : place + 1], 0, cache=cache)[:, -1])
-        found.append(decoder.step(tokens[:, place]).clone())
-    return torch.stack(expected, dim=1), torch.stack(found, dim=1)
+both = partial(cached_and_decoded, TorchDecoder)
 
 
 @pytest.mark.parametrize("is_static", [False, True])
